@@ -1,0 +1,73 @@
+"""Canonical bytes and digests (contract). Changing anything here changes every digest ever recorded.
+
+An action's digest is SHA-256 over a domain tag and the RFC 8785 canonical JSON of
+`{kind, version, params, inputs}`. A blob's digest is the plain SHA-256 of its bytes, so that
+`sha256sum` can check a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import rfc8785
+
+ACTION_DOMAIN = b"charforge/action/1\n"
+
+
+def canonical(value: Any) -> bytes:
+    """Return the RFC 8785 form of JSON data.
+
+    Raises ValueError for what JSON cannot say: NaN, infinities, integers beyond 2**53, lone surrogates,
+    keys that are not strings, any other type.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ValueError(f"not canonical JSON: {error}") from error
+
+
+def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return records as canonical JSON lines, in the order given, each ended by a newline."""
+    return b"".join(canonical(dict(record)) + b"\n" for record in records)
+
+
+def of_bytes(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Action:
+    """A repeatable step, as plain data.
+
+    `params` is JSON data, everything besides the inputs that can change an output. `inputs` maps the name under which
+    the step knows an input to the digest of its bytes.
+    """
+
+    kind: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    def body(self) -> dict[str, Any]:
+        """Return the action as JSON data: exactly what is digested."""
+        return {
+            "kind": self.kind,
+            "version": self.version,
+            "params": dict(self.params),
+            "inputs": dict(self.inputs),
+        }
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The canonical JSON of `body()`."""
+        return canonical(self.body())
+
+    @cached_property
+    def digest(self) -> str:
+        """The action's name: 64 hex digits."""
+        return of_bytes(ACTION_DOMAIN + self.canonical)

@@ -1,0 +1,91 @@
+"""Garbage collection: what no root reaches goes. Roots are action digests; the caller says which count."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from charforge.engine.errors import Damaged, EngineError
+from charforge.engine.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was (or, in a dry run, would be) removed."""
+
+    actions: int
+    blobs: int
+    bytes: int
+
+
+def collect(store: Store, roots: Iterable[str], *, dry_run: bool) -> Swept:
+    """Remove every action, and every blob, that no root reaches.
+
+    A root reaches its trace's outputs, its inputs, its calls and their replies. Raises EngineError while another
+    process has the store open: it may be about to use what nothing reaches yet.
+    """
+    try:
+        fcntl.flock(store.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(store.users, fcntl.LOCK_SH)
+        raise EngineError("another process is using the store", "run gc again when it has finished") from None
+    try:
+        actions, blobs = _reach(store, roots)
+        swept = _sweep(store, actions, blobs, dry_run=dry_run)
+    finally:
+        fcntl.flock(store.users, fcntl.LOCK_SH)
+    return swept
+
+
+def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
+    actions: set[str] = set()
+    blobs: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        action = waiting.pop()
+        if action in actions:
+            continue
+        actions.add(action)
+        body = store.action_body(action)
+        if body is not None:
+            # Trees that are inputs are outputs of some stage; a source is always a plain blob.
+            blobs.update(body["inputs"].values())
+        for trace in store.observations(action):
+            for name, digest in trace.outputs.items():
+                blobs.add(digest)
+                if name.endswith("/"):
+                    try:
+                        blobs.update(entry["digest"] for entry in store.manifest(digest).values())
+                    except Damaged:
+                        continue
+            calls = trace.record.get("calls")
+            if calls is not None:
+                blobs.add(calls)
+                try:
+                    waiting.extend(json.loads(store.read(calls)))
+                except Damaged:
+                    continue
+    return actions, blobs
+
+
+def _sweep(store: Store, actions: set[str], blobs: set[str], *, dry_run: bool) -> Swept:
+    lost_actions = [digest for digest in store.all_actions() if digest not in actions]
+    inline = {digest: size for digest, size in store.inline_blobs() if digest not in blobs}
+    objects = {path: path.stat().st_size for digest, path in store.objects() if digest not in blobs}
+    swept = Swept(len(lost_actions), len(inline) + len(objects), sum(inline.values()) + sum(objects.values()))
+    if dry_run:
+        return swept
+    store.forget(lost_actions, list(inline))
+    for path in objects:
+        path.unlink(missing_ok=True)
+    for folder in (store.root / "trees").iterdir():
+        if folder.name not in blobs:
+            shutil.rmtree(folder, ignore_errors=True)
+    # We are alone, so whatever is here was left by a process that died.
+    for folder in (store.root / "tmp").iterdir():
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(store.root / "receipts", ignore_errors=True)
+    return swept

@@ -1,0 +1,549 @@
+"""The store: blobs under their own SHA-256, and traces that say which action gave which blobs.
+
+Small blobs and all traces live in one SQLite file in WAL mode with full synchronisation; larger blobs are read-only files
+under `objects/`. A blob is durable before any trace names it. Writes of traces go through one writer thread that commits
+whatever has queued up while the last commit was being synchronised, so that a thousand calls share a few fsyncs
+and each still is durable before it counts as done.
+
+Output names that end in `/` are trees: the blob is a manifest `{path: {digest, size}}` whose files are blobs too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from charforge.engine.digest import Action, canonical, of_bytes
+from charforge.engine.errors import Damaged, EngineError
+
+FORMAT = 1
+"""Version of everything under the store's folder. A store of a newer format is refused, never guessed at."""
+
+INLINE_LIMIT = 64 * 1024
+"""Blobs up to this many bytes lie in SQLite: measured, a row costs a tenth of a file's create, fsync and rename."""
+
+_CHUNK = 1 << 20
+_COMMIT_LIMIT = 512
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS actions (digest TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS traces (
+    action TEXT NOT NULL, observation INTEGER NOT NULL, outputs TEXT NOT NULL, record TEXT NOT NULL, seal TEXT NOT NULL,
+    PRIMARY KEY (action, observation)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stages (
+    name TEXT PRIMARY KEY, action TEXT NOT NULL, reasons TEXT NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS views (
+    path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One observation of an action.
+
+    `outputs` maps output name to digest; `record` holds what is not output: times, usage, environment.
+    """
+
+    action: str
+    observation: int
+    outputs: Mapping[str, str]
+    record: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Packed:
+    """Outputs ready to be recorded: large blobs are durable already, small ones travel with the trace."""
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    inline: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    statements: list[tuple[str, tuple[Any, ...]]]
+    done: Future[None]
+
+
+class Store:
+    """An open store. One per process and folder; call `close()` (or use it as a context manager)."""
+
+    def __init__(self, root: Path, *, on_durable: Callable[[str], None] | None = None) -> None:
+        """Open the store in `root`, creating it. Raises EngineError if it cannot be used.
+
+        `on_durable` is called after each durable write with what was written: tests kill the process there.
+        """
+        self.root = root
+        self._on_durable = on_durable or (lambda _what: None)
+        self._verified: set[str] = set()
+        with _explained(root):
+            for folder in (root, root / "objects", root / "tmp", root / "trees"):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.users = (root / "users").open("a+b")
+            # Held shared while the store is open; gc takes it exclusively.
+            fcntl.flock(self.users, fcntl.LOCK_SH)
+            self._db = self._connect()
+            self._prepare()
+        self._writer = _Writer(self._connect, self._on_durable, root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued, then let go of files and locks."""
+        self._writer.stop()
+        self._db.close()
+        self.users.close()
+
+    # -- blobs ---------------------------------------------------------------------------------------------------
+
+    def pack(self, outputs: Mapping[str, bytes | Path]) -> Packed:
+        """Take a step's outputs. Bytes and files become blobs, folders (names ending in `/`) trees.
+
+        Large blobs are durable when this returns. Files are copied: the caller keeps and removes its own.
+        """
+        packed = Packed()
+        with _explained(self.root):
+            for name, value in sorted(outputs.items()):
+                if isinstance(value, bytes):
+                    packed.outputs[name] = self._pack_bytes(value, packed.inline)
+                elif value.is_dir():
+                    if not name.endswith("/"):
+                        raise ValueError(f"output {name!r} is a folder, so its name must end in '/'")
+                    packed.outputs[name] = self._pack_tree(value, packed.inline)
+                else:
+                    packed.outputs[name], _ = self._put_file(value)
+        return packed
+
+    def _pack_bytes(self, data: bytes, inline: dict[str, bytes]) -> str:
+        digest = of_bytes(data)
+        if len(data) <= INLINE_LIMIT:
+            inline[digest] = data
+        elif not self._object(digest).exists():
+            with self.scratch() as folder:
+                temporary = folder / "blob"
+                temporary.write_bytes(data)
+                self._install(temporary, digest)
+        return digest
+
+    def _pack_tree(self, folder: Path, inline: dict[str, bytes]) -> str:
+        manifest: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise EngineError(f"{path} is neither a file nor a folder, so it cannot be stored")
+            if path.is_file():
+                digest, size = self._put_file(path)
+                manifest[path.relative_to(folder).as_posix()] = {"digest": digest, "size": size}
+        data = canonical(manifest)
+        return self._pack_bytes(data, inline)
+
+    def _put_file(self, source: Path) -> tuple[str, int]:
+        with self.scratch() as folder:
+            temporary = folder / "blob"
+            digest, size = copy_hashed(source, temporary)
+            if not self._object(digest).exists():
+                self._install(temporary, digest)
+        return digest, size
+
+    def _install(self, temporary: Path, digest: str) -> None:
+        target = self._object(digest)
+        target.parent.mkdir(exist_ok=True)
+        temporary.chmod(0o444)
+        _fsync(temporary)
+        temporary.rename(target)
+        _fsync(target.parent)
+        self._on_durable(f"object {digest}")
+
+    def has(self, digest: str) -> bool:
+        """Say whether the blob is there, without reading it."""
+        row = self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        return row is not None or self._object(digest).exists()
+
+    def read(self, digest: str) -> bytes:
+        """Return a blob's bytes, checked against its name. Raises Damaged; the blob is then out of the store."""
+        with _explained(self.root):
+            row = self._db.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).fetchone()
+            if row is not None:
+                data = bytes(row[0])
+            else:
+                try:
+                    data = self._object(digest).read_bytes()
+                except FileNotFoundError:
+                    raise Damaged(digest, "is missing") from None
+            if of_bytes(data) != digest:
+                self.discard(digest)
+                raise Damaged(digest, "does not hash to its name")
+        return data
+
+    def copy(self, digest: str, target: Path) -> None:
+        """Write a blob to `target` (which must not exist), checked against its name on the way. Raises Damaged."""
+        source = self._object(digest)
+        if not source.exists():
+            target.write_bytes(self.read(digest))
+            return
+        with _explained(self.root):
+            found, _ = copy_hashed(source, target)
+        if found != digest:
+            target.unlink()
+            self.discard(digest)
+            raise Damaged(digest, "does not hash to its name")
+
+    def manifest(self, digest: str) -> dict[str, dict[str, Any]]:
+        """Return a tree's `{path: {digest, size}}`. Raises Damaged."""
+        data: dict[str, dict[str, Any]] = json.loads(self.read(digest))
+        return data
+
+    def checkout(self, digest: str) -> Path:
+        """Return a folder with a tree's files under their names, to be read and never written.
+
+        Every file is checked against its name once a process. Raises Damaged.
+        """
+        folder = self.root / "trees" / digest
+        manifest = self.manifest(digest)
+        if digest not in self._verified:
+            for name in manifest:
+                self._check_object(manifest[name]["digest"])
+            self._verified.add(digest)
+        if not folder.exists():
+            with _explained(self.root), self.scratch() as scratch:
+                for name, entry in manifest.items():
+                    target = scratch / "tree" / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    # A hard link: both names are ours, read-only, and on one file system.
+                    os.link(self._object(entry["digest"]), target)
+                with contextlib.suppress(FileExistsError, OSError):
+                    (scratch / "tree").rename(folder)
+        return folder
+
+    def _check_object(self, digest: str) -> None:
+        path = self._object(digest)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise Damaged(digest, "is missing") from None
+        if found != digest:
+            self.discard(digest)
+            raise Damaged(digest, "does not hash to its name")
+
+    def discard(self, digest: str) -> None:
+        """Take a damaged blob out of the store, so that nothing finds it and it can be made again.
+
+        The bytes of a large one are kept under `damaged/` for whoever wants to know what happened.
+        """
+        path = self._object(digest)
+        if path.exists():
+            aside = self.root / "damaged"
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / digest)
+            for tree in (self.root / "trees").iterdir():
+                shutil.rmtree(tree, ignore_errors=True)
+        self._write([("DELETE FROM blobs WHERE digest = ?", (digest,))]).result()
+
+    def _object(self, digest: str) -> Path:
+        return self.root / "objects" / digest[:2] / digest[2:]
+
+    # -- traces --------------------------------------------------------------------------------------------------
+
+    def find(self, action: str) -> Trace | None:
+        """Return the first observation of an action whose outputs are all there; None if there is none."""
+        with _explained(self.root):
+            rows = self._db.execute(
+                "SELECT observation, outputs, record, seal FROM traces WHERE action = ? ORDER BY observation",
+                (action,),
+            ).fetchall()
+            for observation, outputs_json, record_json, seal in rows:
+                if _seal(action, observation, outputs_json) != seal:
+                    continue
+                outputs: dict[str, str] = json.loads(outputs_json)
+                if all(self._whole(name, digest) for name, digest in outputs.items()):
+                    return Trace(action, observation, outputs, json.loads(record_json))
+        return None
+
+    def _whole(self, name: str, digest: str) -> bool:
+        if not self.has(digest):
+            return False
+        if not name.endswith("/"):
+            return True
+        try:
+            return all(self._object(entry["digest"]).exists() for entry in self.manifest(digest).values())
+        except Damaged:
+            return False
+
+    def record(self, action: Action, packed: Packed, record: Mapping[str, Any]) -> Future[None]:
+        """Add an observation of `action`. The future is done when blobs and trace are durable."""
+        outputs_json = canonical(packed.outputs).decode()
+        digest = action.digest
+        statements: list[tuple[str, tuple[Any, ...]]] = [
+            ("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (name, data))
+            for name, data in packed.inline.items()
+        ]
+        statements.append(("INSERT OR IGNORE INTO actions VALUES (?, ?)", (digest, action.canonical)))
+        row = self._db.execute("SELECT max(observation) FROM traces WHERE action = ?", (digest,)).fetchone()
+        observation = 0 if row[0] is None else row[0] + 1
+        seal = _seal(digest, observation, outputs_json)
+        statements.append(
+            (
+                "INSERT INTO traces VALUES (?, ?, ?, ?, ?)",
+                (digest, observation, outputs_json, json.dumps(record), seal),
+            )
+        )
+        return self._write(statements)
+
+    def action_body(self, action: str) -> dict[str, Any] | None:
+        """Return the recorded `{kind, version, params, inputs}` of an action digest, None if it was never recorded."""
+        row = self._db.execute("SELECT body FROM actions WHERE digest = ?", (action,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def last(self, stage: str) -> tuple[str, list[Any]] | None:
+        """Return which action a stage last came from, and why it had run then (reasons as data)."""
+        row = self._db.execute("SELECT action, reasons FROM stages WHERE name = ?", (stage,)).fetchone()
+        return None if row is None else (row[0], json.loads(row[1]))
+
+    def set_last(self, stage: str, action: str, reasons: list[Any]) -> Future[None]:
+        """Remember which action a stage came from, and why it ran."""
+        values = (stage, action, json.dumps(reasons), time.time())
+        return self._write([("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", values)])
+
+    def stages(self) -> dict[str, str]:
+        """Return every stage ever built here with the action it last came from."""
+        return dict(self._db.execute("SELECT name, action FROM stages"))
+
+    def observations(self, action: str) -> list[Trace]:
+        """Return every observation of an action, whole or not."""
+        rows = self._db.execute(
+            "SELECT observation, outputs, record FROM traces WHERE action = ? ORDER BY observation", (action,)
+        )
+        return [Trace(action, row[0], json.loads(row[1]), json.loads(row[2])) for row in rows]
+
+    # -- for gc --------------------------------------------------------------------------------------------------
+
+    def all_actions(self) -> Iterator[str]:
+        """Every action digest in the store."""
+        for (digest,) in self._db.execute("SELECT digest FROM actions"):
+            yield digest
+
+    def inline_blobs(self) -> Iterator[tuple[str, int]]:
+        """Every small blob: (digest, size)."""
+        yield from self._db.execute("SELECT digest, length(data) FROM blobs")
+
+    def objects(self) -> Iterator[tuple[str, Path]]:
+        """Every large blob: (digest, path)."""
+        for path in (self.root / "objects").glob("??/*"):
+            yield path.parent.name + path.name, path
+
+    def forget(self, actions: list[str], blobs: list[str]) -> None:
+        """Remove actions with their traces, and small blobs, in one transaction; then give the room back."""
+        statements: list[tuple[str, tuple[Any, ...]]] = []
+        for digest in actions:
+            statements.append(("DELETE FROM traces WHERE action = ?", (digest,)))
+            statements.append(("DELETE FROM actions WHERE digest = ?", (digest,)))
+            statements.append(("DELETE FROM stages WHERE action = ?", (digest,)))
+        statements += [("DELETE FROM blobs WHERE digest = ?", (digest,)) for digest in blobs]
+        self._write(statements).result()
+        with _explained(self.root):
+            self._db.execute("VACUUM")
+
+    # -- the view's bookkeeping ----------------------------------------------------------------------------------
+
+    def view_entries(self, prefix: str) -> dict[str, tuple[str, int, int, int]]:
+        """Return `{path: (digest, size, mtime_ns, inode)}` of the view files under a folder written by earlier builds."""
+        rows = self._db.execute(
+            "SELECT path, digest, size, mtime_ns, inode FROM views WHERE path >= ? AND path < ?",
+            (prefix + "/", prefix + "0"),
+        )
+        return {path: (digest, size, mtime_ns, inode) for path, digest, size, mtime_ns, inode in rows}
+
+    def set_view_entries(self, add: Mapping[str, tuple[str, int, int, int]], remove: list[str]) -> None:
+        """Remember view files as written, forget removed ones."""
+        statements: list[tuple[str, tuple[Any, ...]]] = [
+            ("DELETE FROM views WHERE path = ?", (path,)) for path in remove
+        ]
+        statements += [
+            ("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?)", (path, *row)) for path, row in add.items()
+        ]
+        if statements:
+            self._write(statements).result()
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private folder on the store's file system, removed afterwards."""
+        with _explained(self.root):
+            folder = Path(tempfile.mkdtemp(dir=self.root / "tmp", prefix=f"{os.getpid()}-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> Future[None]:
+        done: Future[None] = Future()
+        self._writer.put(_Entry(statements, done))
+        return done
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self.root / "store.db",
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=60,
+            cached_statements=64,
+        )
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > FORMAT:
+            raise EngineError(
+                f"{self.root}: the store was written by a newer CharForge (format {version}, this one knows {FORMAT})",
+                "upgrade CharForge, or point it at another workspace",
+            )
+        if version < FORMAT:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
+class _Writer(threading.Thread):
+    """Commits queued entries in groups, in order, on a connection of its own."""
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], on_durable: Callable[[str], None], root: Path
+    ) -> None:
+        super().__init__(name="charforge-store-writer", daemon=True)
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._db = connect()
+        self._on_durable = on_durable
+        self._root = root
+        self.start()
+
+    def put(self, entry: _Entry) -> None:
+        self._queue.put(entry)
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        self.join()
+        self._db.close()
+
+    def run(self) -> None:
+        stopping = False
+        while not stopping:
+            entry = self._queue.get()
+            group: list[_Entry] = []
+            while entry is not None:
+                group.append(entry)
+                if len(group) >= _COMMIT_LIMIT:
+                    break
+                try:
+                    entry = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            stopping = entry is None
+            if group:
+                self._commit(group)
+
+    def _commit(self, group: list[_Entry]) -> None:
+        try:
+            with _explained(self._root):
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    for entry in group:
+                        for sql, values in entry.statements:
+                            self._db.execute(sql, values)
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                    raise
+            self._on_durable("commit")
+        except BaseException as error:  # noqa: BLE001 - each waiting caller must hear of it
+            for entry in group:
+                entry.done.set_exception(error)
+        else:
+            for entry in group:
+                entry.done.set_result(None)
+
+
+def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file and return (SHA-256, size) of the bytes that were copied."""
+    hasher = hashlib.sha256()
+    size = 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(_CHUNK):
+            hasher.update(chunk)
+            writer.write(chunk)
+            size += len(chunk)
+    return hasher.hexdigest(), size
+
+
+def _seal(action: str, observation: int, outputs_json: str) -> str:
+    """A trace's own checksum: SQLite notices a torn page, but not a flipped byte inside one."""
+    return of_bytes(f"{action}\n{observation}\n{outputs_json}".encode())[:16]
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """Turn what the operating system and SQLite say into one clear error."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise _no_room(root) from error
+        if "readonly" in text or "unable to open" in text:
+            raise _no_write(root) from error
+        if "malformed" in text or "not a database" in text:
+            raise EngineError(
+                f"{root / 'store.db'} is damaged ({text})",
+                f"move it away and build again; large files under {root / 'objects'} are kept and found again",
+            ) from error
+        if "locked" in text:
+            raise EngineError(
+                f"{root / 'store.db'} is held by another process for over a minute", "try again"
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
+            raise _no_room(root) from error
+        if error.errno in {1, 13, 30}:  # EPERM, EACCES, EROFS
+            raise _no_write(root) from error
+        raise
+
+
+def _no_room(root: Path) -> EngineError:
+    return EngineError(
+        f"no room left on the disk of {root}", "free some space and rerun; finished work is kept"
+    )
+
+
+def _no_write(root: Path) -> EngineError:
+    return EngineError(f"cannot write to the store {root}", "make it writable, or build in another workspace")
