@@ -1,0 +1,110 @@
+"""Verifies a character's files without running anything: spec, profile, written scenes, questions, all at once.
+
+What the readers demand is an error here as there; beside it stand a few rules of this module's own, for what
+would build and be no use: a life in fewer than five paragraphs, no question on a topic. Knows no store and no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from charforge import questions
+from charforge.errors import FileProblems, Problem
+from charforge.files import read_text
+from charforge.spec import MAX_QUESTIONS_BYTES, MAX_TEXT_BYTES, examine
+from charforge.stages import profile, written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+MIN_PARAGRAPHS = 5
+
+_Read = TypeVar("_Read")
+
+
+def check(
+    path: Path, workspace: Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> list[str]:
+    """Return what was found right, one fact a line, about the character whose spec is at `path`.
+
+    Raises FileProblems with everything that is wrong in any of its files.
+    """
+    found = examine(path, workspace, preset=preset, overrides=overrides)
+    problems = list(found.problems)
+    facts: list[str] = []
+    if found.spec:
+        facts.append(f"{found.spec.file}: {found.spec.name}, preset {found.spec.preset}")
+
+    def read(key: str, limit: int, parse: Callable[[str, str], _Read]) -> tuple[str, str, _Read | None]:
+        """Return a file's name, text and content; what is wrong with it goes to the problems."""
+        file, text = found.files.get(key, ""), ""
+        if file:
+            try:
+                text = read_text(workspace / file, file, limit)
+                return file, text, parse(text, file)
+            except FileProblems as error:
+                problems.extend(error.problems)
+        return file, text, None
+
+    file, text, life = read("profile.file", MAX_TEXT_BYTES, lambda text, file: profile.read(text, file=file))
+    if life:
+        facts.append(_profile_fact(file, life["paragraphs"], problems))
+        paragraph_ids = [paragraph["id"] for paragraph in life["paragraphs"]]
+    else:  # the anchors alone, so that what is written can be held to them all the same
+        paragraph_ids = re.findall(r"\{#([^{}\n]*)\}", text)
+
+    def parse_written(text: str, file: str) -> Any:
+        short_name = found.short_name or ""
+        return written.read(text, file=file, short_name=short_name, paragraph_ids=paragraph_ids)
+
+    if found.short_name and paragraph_ids:
+        file, _, scenes = read("written", MAX_TEXT_BYTES, parse_written)
+        if scenes:
+            facts.append(_written_fact(file, *scenes))
+
+    file, _, asked = read(
+        "interview.questions", MAX_QUESTIONS_BYTES, lambda text, file: questions.read(text, file=file)
+    )
+    if asked:
+        facts.append(_questions_fact(file, asked, problems))
+    if problems:
+        raise FileProblems(problems)
+    return facts
+
+
+def _profile_fact(file: str, paragraphs: list[dict[str, Any]], problems: list[Problem]) -> str:
+    count = len(paragraphs)
+    if count < MIN_PARAGRAPHS:
+        message = f"expected at least {MIN_PARAGRAPHS} paragraphs, got {count}"
+        hint = "scenes are spread over the paragraphs: one for each period or theme of the life"
+        problems.append(Problem(file, None, None, message, None, hint))
+    words = sum(len(paragraph["text"].split()) for paragraph in paragraphs)
+    return f"{file}: {_many(count, 'paragraph')}, {_many(words, 'word')}"
+
+
+def _written_fact(file: str, dialogues: list[dict[str, Any]], protective: list[dict[str, Any]]) -> str:
+    turns = [turn for record in (*dialogues, *protective) for turn in record["turns"]]
+    words = sum(len(turn["content"].split()) for turn in turns)
+    kinds = f"{_many(len(dialogues), 'dialogue')}, {len(protective)} protective"
+    return f"{file}: {kinds}, {_many(words, 'word')}"
+
+
+def _questions_fact(file: str, asked: questions.Questions, problems: list[Problem]) -> str:
+    counts = Counter(question.topic for question in asked.single)
+    for topic in questions.TOPICS:
+        if not counts[topic]:
+            message = f"no question on the topic {topic}"
+            hint = f"the report compares the topics {', '.join(questions.TOPICS)}"
+            problems.append(Problem(file, None, "single", message, None, hint))
+    if not asked.multi:
+        message = "no subject for a multi-turn interview"
+        problems.append(Problem(file, None, "multi", message, None, "stability is judged in those only"))
+    topics = ", ".join(f"{topic} {counts[topic]}" for topic in questions.TOPICS)
+    return f"{file}: {_many(len(asked.single), 'question')} ({topics}), {_many(len(asked.multi), 'multi-turn subject')}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)

@@ -1,0 +1,123 @@
+"""Interview questions: a YAML file of single questions and of multi-turn subjects, as frozen records.
+
+The file's form is questions.schema.json. This module opens no file and knows nothing of who is asked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from charforge import safe_yaml
+from charforge.errors import FileProblems
+from charforge.safe_yaml import Document, KeyPath, shown
+from charforge.schema import faults, schema_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from charforge.errors import Problem
+
+TOPICS = ("past", "relations", "values", "traps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Asked once, in a conversation of its own. `question` is one line."""
+
+    id: str
+    topic: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a multi-turn interview is about. `subject` is one line."""
+
+    id: str
+    topic: str
+    subject: str
+
+
+_Record = TypeVar("_Record", Question, Subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """All questions of a file, in its order."""
+
+    single: tuple[Question, ...]
+    multi: tuple[Subject, ...]
+
+    def single_records(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return {"id", "topic", "question"} of all questions, or of `limit` spread over the topics, in file order."""
+        return [asdict(question) for question in _spread(self.single, limit)]
+
+    def multi_records(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return {"id", "topic", "subject"} of all subjects, or of `limit` spread over the topics, in file order."""
+        return [asdict(subject) for subject in _spread(self.multi, limit)]
+
+
+def read(text: str, *, file: str) -> Questions:
+    """Return the questions of a YAML text. `file` is the name that problems use.
+
+    White space inside a question is folded. Raises FileProblems with everything that is wrong: the form, an id or a
+    question that is there twice.
+    """
+    problems: list[Problem] = []
+    document = safe_yaml.parse(text, file, problems=problems)
+    found = [
+        fault for fault in faults(document.value, schema_file("questions")) if fault.path not in document.bad
+    ]
+    problems += [
+        document.problem(fault.path, fault.message, fault.hint, at_key=fault.at_key, hide=fault.secret)
+        for fault in found
+    ]
+    problems += _repeated(document, {fault.path for fault in found})
+    if problems:
+        raise FileProblems(problems)
+    return Questions(
+        tuple(Question(**_folded(item)) for item in document.value["single"]),
+        tuple(Subject(**_folded(item)) for item in document.value["multi"]),
+    )
+
+
+def _spread(records: Sequence[_Record], limit: int | None) -> list[_Record]:
+    """Return the first of each topic, then the second of each …: a higher limit keeps what a lower one chose."""
+    if limit is None or limit >= len(records):
+        return list(records)
+    rank: defaultdict[str, int] = defaultdict(int)
+    order = []
+    for position, record in enumerate(records):
+        order.append((rank[record.topic], TOPICS.index(record.topic), position))
+        rank[record.topic] += 1
+    return [records[position] for position in sorted(position for _, _, position in sorted(order)[:limit])]
+
+
+def _repeated(document: Document, wrong: set[KeyPath]) -> list[Problem]:
+    """Return a problem for each id, question or subject that an earlier line has already."""
+    if not isinstance(document.value, dict):
+        return []
+    problems: list[Problem] = []
+    first: dict[tuple[str, str], int | None] = {}
+    for part, key in (("single", "question"), ("multi", "subject")):
+        items = document.value.get(part)
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            for name in ("id", key):
+                path: KeyPath = (part, index, name)
+                value = item.get(name) if isinstance(item, dict) else None
+                if not isinstance(value, str) or path in wrong:
+                    continue
+                # Answers are named by the id alone, so it is one name for both parts.
+                same = (name, value if name == "id" else " ".join(value.casefold().split()))
+                if same in first:
+                    message = f"{shown(value)} is there already, on line {first[same]}"
+                    problems.append(document.problem(path, message, "keep one of them"))
+                else:
+                    first[same] = document.line(path)
+    return problems
+
+
+def _folded(item: dict[str, str]) -> dict[str, str]:
+    return {key: " ".join(value.split()) for key, value in item.items()}

@@ -1,0 +1,572 @@
+"""A character's YAML file as a frozen `CharacterSpec`; the only module that knows the file's form.
+
+A spec comes from a stranger's pull request: it names files inside the workspace and models by name, and
+nothing else. Values come from the preset, then the file, then `--set`, each winning over the one before. What is
+wrong is reported all at once. This module opens no profile, question or written file beyond asking whether it
+is there, and knows neither stages nor models, save the embedded models' names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charforge import safe_yaml
+from charforge.errors import FileProblems, Problem
+from charforge.files import MIB, near_file, visible
+from charforge.safe_yaml import Document, KeyPath, key_text, shown
+from charforge.schema import faults, is_secret, nearest, schema_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_PRESET = "laptop"
+PRESETS = ("laptop", "smoke", "paper")
+MAX_TEXT_BYTES = 10 * MIB
+"""How large a profile or written file may be."""
+MAX_QUESTIONS_BYTES = MIB
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_SET_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_FILES: dict[KeyPath, int] = {
+    ("profile", "file"): MAX_TEXT_BYTES,
+    ("written",): MAX_TEXT_BYTES,
+    ("interview", "questions"): MAX_QUESTIONS_BYTES,
+}
+_MODELS: tuple[KeyPath, ...] = (
+    ("generator", "model"),
+    ("train", "base_model"),
+    ("interview", "interviewer", "model"),
+    ("judge", "model"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """`file` is relative to the workspace, as every path of a loaded spec is."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knows:
+    """`until` is an ISO 8601 date, its year astronomical (44 BC is `-0043`)."""
+
+    until: str
+    never: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    model: str
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenes:
+    """`attempts` is draws per slot, `min_yield` the share of `count` below which the stage fails."""
+
+    count: int
+    attempts: int
+    min_yield: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogues:
+    attempts: int
+    min_yield: float
+    min_turns: int
+    max_turns: int
+    min_words: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protective:
+    """`count` is None for one for each paragraph of the profile."""
+
+    count: int | None
+    attempts: int
+    min_yield: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """`context` in tokens, at most `Train.context_length`; `max_words` the same limit without a tokenizer."""
+
+    context: int
+    max_words: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """One optimizer step sees `batch_size * gradient_accumulation` samples; `max_samples` is None for all."""
+
+    base_model: str
+    method: str
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    context_length: int
+    loss: str
+    max_samples: int | None
+    held_out: float
+    keep: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interviewer:
+    model: str
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interview:
+    """`limit_single` and `limit_multi` are None for all questions, and may be 0."""
+
+    questions: str
+    turns: int
+    history: int
+    thoughts: bool
+    temperature: float
+    top_p: float
+    max_tokens: int
+    interviewer: Interviewer
+    baselines: tuple[str, ...]
+    limit_single: int | None
+    limit_multi: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """`limit` is None for all answers, and may be 0."""
+
+    model: str
+    dimensions: tuple[str, ...]
+    temperature: float
+    max_tokens: int
+    repeats: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CharacterSpec:
+    """A character with every value filled in. `id` and `file` come from where the spec lies, not from its text."""
+
+    id: str
+    file: str
+    name: str
+    short_name: str
+    preset: str
+    profile: Profile
+    knows: Knows
+    generator: Generator
+    written: str | None
+    scenes: Scenes
+    dialogues: Dialogues
+    protective: Protective
+    dataset: Dataset
+    train: Train
+    interview: Interview
+    judge: Judge
+    charforge: int = field(default=1)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every value as plain JSON data, the same for every spelling of the same spec, without `file`."""
+        data = asdict(self, dict_factory=_jsonable)
+        del data["file"]
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is known of a spec, right or wrong. `files` has each named file that is there, workspace-relative.
+
+    `spec` is None where there are problems. Keys of `files`: `profile.file`, `written`, `interview.questions`.
+    """
+
+    spec: CharacterSpec | None
+    problems: list[Problem]
+    files: dict[str, str]
+    short_name: str | None
+
+
+def load(
+    path: Path, workspace: Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> CharacterSpec:
+    """Return the character of the YAML file at `path`, which lies in `workspace`.
+
+    `preset` wins over the file's; each of `overrides` is `KEY=VALUE` as `--set` takes it, VALUE being YAML.
+    Raises FileProblems with everything that is wrong with the file, the overrides and the paths they name.
+    """
+    found = examine(path, workspace, preset=preset, overrides=overrides)
+    if found.spec is None:
+        raise FileProblems(found.problems)
+    return found.spec
+
+
+def examine(
+    path: Path, workspace: Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> Examined:
+    """Return the same as `load`, or its problems together with what was right. Raises nothing for a bad spec."""
+    root = Path(os.path.realpath(workspace))
+    try:
+        file = _locate(path, root)
+        reader = _Reader(root, file)
+        reader.add_file(safe_yaml.load(root / file, file, problems=reader.problems))
+    except FileProblems as error:
+        return Examined(None, error.problems, {}, None)
+    for override in overrides:
+        reader.add_override(override)
+    return reader.finish(preset)
+
+
+@cache
+def preset_document(name: str) -> Document:
+    """Return a preset's values. Shared: not to be changed."""
+    path = Path(__file__).with_name("presets") / f"{name}.yaml"
+    return safe_yaml.load(path, f"preset {name}")
+
+
+def valid_id(text: str) -> bool:
+    """Whether a text can be a character's id, which is its spec's file name without `.yaml`."""
+    return _ID.fullmatch(text) is not None
+
+
+def relative_file(text: str, folder: str, root: Path) -> str:
+    """Return the workspace-relative form of a path that a spec in `folder` names.
+
+    `root` is the workspace without links. Raises ValueError, with the reason, for a path that a stranger's spec may not
+    name: absolute, leading out of the workspace (by itself or through a link), or hidden (`.env`, `.git/config`).
+    """
+    if text.startswith("/"):
+        raise ValueError(f"expected a path relative to the spec's folder, got {shown(text)}")
+    # Joined as text, so that what is checked is what is opened: 'link/..' would differ on the disk.
+    norm = os.path.normpath(Path(folder, text))
+    if norm == ".." or norm.startswith("../"):
+        raise ValueError(f"{shown(text)} leads out of the workspace")
+    real = os.path.realpath(root / norm)
+    if not Path(real).is_relative_to(root):
+        raise ValueError(f"{shown(text)} is a link that leads out of the workspace")
+    for part in (*Path(norm).parts, *Path(real).relative_to(root).parts):
+        if part.startswith("."):
+            raise ValueError(f"{shown(text)} is hidden: a spec cannot name {visible(part)}")
+    return norm
+
+
+class _Reader:
+    """Collects documents and their problems, then makes the spec of them."""
+
+    def __init__(self, root: Path, file: str) -> None:
+        self.root = root
+        self.file = file
+        self.documents: list[Document] = []  # the later wins
+        self.problems: list[Problem] = []
+        self.faulty: set[KeyPath] = set()
+
+    def add_file(self, document: Document) -> None:
+        self._check(document, partial=False)
+
+    def add_override(self, override: str) -> None:
+        key, equals, text = override.partition("=")
+        path = tuple(key.split("."))
+        hidden = f"--set {visible(key)[:100]}=[not shown]"
+        label = hidden if any(map(is_secret, path)) else f"--set {visible(override)[:200]}"
+        if not equals or not _SET_KEY.fullmatch(key):
+            hint = "for example: --set train.epochs=5"
+            self.problems.append(Problem(label, None, None, "expected KEY=VALUE", None, hint))
+            return
+        try:
+            value = safe_yaml.parse(text, label).value if text.strip() else None
+        except FileProblems as error:
+            # A lone value's line says nothing.
+            for problem in error.problems:
+                self.problems.append(Problem(label, None, key, problem.message, None, problem.hint))
+            return
+        for step in reversed(path):
+            value = {step: value}
+        marks = _marks(value)
+        if any(is_secret(step) for inner in marks for step in inner if isinstance(step, str)):
+            label = hidden
+        self._check(Document(label, value, text, marks), partial=True)
+
+    def finish(self, preset: str | None) -> Examined:
+        name = self._preset(preset)
+        # What a document has wrong is left to the preset, so that the rest can still be checked.
+        values: dict[str, Any] = _copy(preset_document(name).value)
+        for document in self.documents:
+            _merge(values, document.value)
+        paths = self._paths(values)
+        self._meanings(values)
+        short_name = values.get("short_name")
+        if self.problems:
+            return Examined(None, self.problems, paths, short_name if isinstance(short_name, str) else None)
+        values |= {"id": Path(self.file).stem, "file": self.file, "preset": name}
+        values["profile"]["file"] = paths["profile.file"]
+        values["interview"]["questions"] = paths["interview.questions"]
+        values["written"] = paths.get("written")
+        values["knows"].setdefault("never", [])
+        spec = _build(CharacterSpec, values)
+        return Examined(spec, [], paths, spec.short_name)
+
+    def _check(self, document: Document, *, partial: bool) -> None:
+        found = [
+            f
+            for f in faults(document.value, schema_file("spec"), partial=partial)
+            if f.path not in document.bad
+        ]
+        for fault in found:
+            self.problems.append(
+                document.problem(
+                    fault.path, fault.message, fault.hint, at_key=fault.at_key, hide=fault.secret
+                )
+            )
+        wrong = {fault.path for fault in found} | document.bad
+        self.faulty |= wrong
+        right = _without(document.value, wrong) if isinstance(document.value, dict) else {}
+        self.documents.append(replace(document, value=right))
+
+    def _preset(self, preset: str | None) -> str:
+        if preset is not None and preset not in PRESETS:
+            near = nearest(preset, list(PRESETS))
+            hint = f"did you mean '{near}'?" if near else None
+            message = f"expected one of {', '.join(PRESETS)}, got {shown(preset)}"
+            self.problems.append(Problem(f"--preset {visible(preset)[:60]}", None, None, message, None, hint))
+            return DEFAULT_PRESET
+        named = [document.value.get("preset") for document in self.documents]
+        return preset or next((name for name in reversed(named) if name), DEFAULT_PRESET)
+
+    def _paths(self, values: dict[str, Any]) -> dict[str, str]:
+        """Return the named files that may be read, by key; report the others."""
+        found = {}
+        for path, limit in _FILES.items():
+            text = _get(values, path)
+            if not isinstance(text, str):
+                continue
+            try:
+                name = relative_file(text, str(Path(self.file).parent), self.root)
+            except ValueError as error:
+                self._add([path], str(error), "a spec can name files inside the workspace only")
+                continue
+            try:
+                state = (self.root / name).stat()
+            except FileNotFoundError:
+                self._add([path], f"no such file: {visible(name)}", near_file(self.root / name, text))
+            except OSError as error:
+                self._add([path], f"{visible(name)} cannot be read: {error.strerror}")
+            else:
+                if not stat.S_ISREG(state.st_mode):
+                    self._add([path], f"{visible(name)} is not a regular file")
+                elif state.st_size > limit:
+                    message = f"{visible(name)} is too large: {state.st_size:,} bytes, the limit is {limit:,}"
+                    self._add([path], message)
+                else:
+                    found[key_text(path)] = name
+        return found
+
+    def _meanings(self, values: dict[str, Any]) -> None:
+        """Report what a schema cannot say."""
+        for name_path in (("name",), ("short_name",)):
+            self._printable(name_path, _get(values, name_path))
+        for index, item in enumerate(_get(values, ("knows", "never")) or ()):
+            self._printable(("knows", "never", index), item)
+        until = _get(values, ("knows", "until"))
+        if isinstance(until, str) and not _is_date(until):
+            self._add([("knows", "until")], f"{shown(until)} is not a day of the calendar")
+        self._ordered(values, ("dialogues", "min_turns"), ("dialogues", "max_turns"))
+        self._ordered(values, ("dataset", "context"), ("train", "context_length"))
+        count = _get(values, ("protective", "count"))
+        if count != 0 and not _get(values, ("knows", "never")) and not self._wrong(("knows", "never")):
+            wanted = "null (one for each paragraph)" if count is None else count
+            message = f"protective.count is {wanted}, and there is nothing here to ask about"
+            hint = "name a few things the character cannot know, or set protective.count to 0"
+            self._add([("knows", "never"), ("knows",)], message, hint)
+        self._embedded(values)
+
+    def _printable(self, path: KeyPath, text: Any) -> None:
+        if isinstance(text, str) and not text.isprintable():
+            bad = next(c for c in text if not c.isprintable())
+            self._add([path], f"character U+{ord(bad):04X} does not print, got {shown(text)}", "delete it")
+
+    def _ordered(self, values: dict[str, Any], low: KeyPath, high: KeyPath) -> None:
+        """Report `low` > `high` at the one of them that a person wrote."""
+        least, most = _get(values, low), _get(values, high)
+        if least is None or most is None or self._wrong(low) or self._wrong(high) or least <= most:
+            return
+        path = next((path for path in (low, high) if self._written_by(path)), low)
+        other = high if path == low else low
+        relation = "at most" if path == low else "at least"
+        bound = most if path == low else least
+        message = f"expected {relation} {key_text(other)}, which is {bound}, got {_get(values, path)}"
+        self._add([path], message, f"set {key_text(other)} too" if not self._written_by(other) else None)
+
+    def _embedded(self, values: dict[str, Any]) -> None:
+        used = [(path, _get(values, path)) for path in _MODELS]
+        baselines = _get(values, ("interview", "baselines")) or ()
+        used += [(("interview", "baselines", index), name) for index, name in enumerate(baselines)]
+        used = [(path, name) for path, name in used if isinstance(name, str) and name.startswith("embedded/")]
+        if not used:
+            return
+        from charforge.models.embedded import EMBEDDED
+
+        known = [name if name.startswith("embedded/") else f"embedded/{name}" for name in EMBEDDED]
+        for path, name in used:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f"did you mean '{near}'?" if near else None
+                self._add([path], f"expected one of {', '.join(known)}, got {shown(name)}", hint)
+
+    def _written_by(self, path: KeyPath) -> Document | None:
+        """Return the document whose value at `path` wins, None where it is the preset's."""
+        return next(
+            (doc for doc in reversed(self.documents) if path in doc.marks and not self._wrong(path)), None
+        )
+
+    def _wrong(self, path: KeyPath) -> bool:
+        return any(path[:length] in self.faulty for length in range(1, len(path) + 1))
+
+    def _add(self, paths: list[KeyPath], message: str, hint: str | None = None) -> None:
+        """Report at the first of `paths` that a document has; the message's key is always the first."""
+        for path in paths:
+            document = self._written_by(path)
+            if document:
+                problem = document.problem(path, message, hint)
+                self.problems.append(
+                    Problem(problem.file, problem.line, key_text(paths[0]), message, problem.excerpt, hint)
+                )
+                return
+        self.problems.append(Problem(self.file, None, key_text(paths[0]), message, None, hint))
+
+
+def _locate(path: Path, root: Path) -> str:
+    """Return a spec's workspace-relative name. Raises FileProblems where it may not be read or has no proper id."""
+    # The folder's links are followed (the workspace may be reached through one), the file's own are judged.
+    full = Path(os.path.realpath(path.parent)) / path.name
+    label = visible(str(full.relative_to(root)) if full.is_relative_to(root) else str(path))
+
+    def fail(message: str, hint: str | None = None) -> FileProblems:
+        return FileProblems([Problem(label, None, None, message, None, hint)])
+
+    if not full.is_relative_to(root):
+        raise fail(
+            "the spec lies outside the workspace", "run charforge in the folder that holds the characters"
+        )
+    if not Path(os.path.realpath(full)).is_relative_to(root):
+        raise fail("the spec is a link that leads out of the workspace")
+    if full.suffix != ".yaml" or not valid_id(full.stem):
+        if not os.path.lexists(full):
+            meant = full.with_suffix(".yaml")
+            raise fail("no such file", near_file(meant, str(meant.relative_to(root))))
+        hint = "the file's name becomes the character's id: lower-case letters, digits and '-'"
+        raise fail("expected a file named like characters/ludwig-van-beethoven.yaml", hint)
+    return str(full.relative_to(root))
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"-?[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return False
+    year, month, day = text[-10:].split("-")
+    signed = -int(year) if text.startswith("-") else int(year)
+    try:
+        # The Gregorian calendar repeats every 400 years; Python's begins with the year 1.
+        date(signed % 400 + 400, int(month), int(day))
+    except ValueError:
+        return False
+    return True
+
+
+def _get(values: Any, path: KeyPath) -> Any:
+    for step in path:
+        if not isinstance(values, dict) or step not in values:
+            return None
+        values = values[step]
+    return values
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(child) for key, child in value.items()} if isinstance(value, dict) else value
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Put `values` over `into`, mapping by mapping; lists are replaced whole."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = _copy(value)
+
+
+def _without(value: Any, faulty: set[KeyPath], path: KeyPath = ()) -> Any:
+    """Return the value without the keys that are wrong; a wrong item of a list becomes None and keeps its place."""
+    if isinstance(value, dict):
+        return {k: _without(v, faulty, (*path, k)) for k, v in value.items() if (*path, k) not in faulty}
+    if isinstance(value, list):
+        return [None if (*path, index) in faulty else item for index, item in enumerate(value)]
+    return value
+
+
+def _marks(value: Any, path: KeyPath = ()) -> dict[KeyPath, tuple[int | None, int | None]]:
+    """Return marks without lines for every path of an override's value."""
+    found: dict[KeyPath, tuple[int | None, int | None]] = {path: (None, None)} if path else {}
+    if isinstance(value, dict):
+        for key, child in value.items():
+            found |= _marks(child, (*path, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            found |= _marks(child, (*path, index))
+    return found
+
+
+_SECTIONS = {
+    cls.__name__: cls
+    for cls in (
+        Profile,
+        Knows,
+        Generator,
+        Scenes,
+        Dialogues,
+        Protective,
+        Dataset,
+        Train,
+        Interviewer,
+        Interview,
+        Judge,
+    )
+}
+
+
+def _build(cls: Any, values: dict[str, Any]) -> Any:
+    """Return a `cls` of checked values: 1.0 becomes 1 for an int, 1 becomes 1.0 for a float, lists become tuples."""
+    made: dict[str, Any] = {}
+    for item in fields(cls):
+        value = values[item.name]
+        kind = str(item.type)  # a string: annotations are not evaluated
+        if kind in _SECTIONS:
+            made[item.name] = _build(_SECTIONS[kind], value)
+        elif kind == "float":
+            made[item.name] = float(value)
+        elif kind in {"int", "int | None"} and value is not None:
+            made[item.name] = int(value)
+        elif kind.startswith("tuple"):
+            made[item.name] = tuple(value)
+        else:
+            made[item.name] = value
+    return cls(**made)
+
+
+def _jsonable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}

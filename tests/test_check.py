@@ -1,0 +1,114 @@
+"""`charforge check`: all files of a character at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from charforge import skeleton
+from charforge.check import check
+from charforge.errors import FileProblems
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def eliza(tmp_path):
+    """The spec of a valid character."""
+    return skeleton.write(tmp_path, "eliza", "Eliza Doolittle", "Eliza")[0]
+
+
+def edit(spec, folder, old, new):
+    path = spec.parent / folder / spec.name if folder == "questions" else (spec.parent / folder / "eliza.md")
+    path = spec if folder == "" else path
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def refused(spec) -> str:
+    with pytest.raises(FileProblems) as caught:
+        check(spec, spec.parents[1])
+    return caught.value.render()
+
+
+def test_a_sound_character_is_described(eliza):
+    assert check(eliza, eliza.parents[1]) == [
+        "characters/eliza.yaml: Eliza Doolittle, preset laptop",
+        "characters/profiles/eliza.md: 5 paragraphs, 114 words",
+        "characters/written/eliza.md: 1 dialogue, 1 protective, 157 words",
+        "characters/questions/eliza.yaml: 8 questions (past 2, relations 2, values 2, traps 2), 2 multi-turn subjects",
+    ]
+
+
+def test_the_character_that_comes_along_is_sound():
+    assert len(check(ROOT / "characters" / "beethoven.yaml", ROOT)) == 4
+
+
+def test_everything_wrong_in_any_file_comes_at_once(eliza):
+    edit(eliza, "", "#train:\n", "train: {epochss: 3}\n")
+    edit(eliza, "profiles", "licence: CC0-1.0\n", "")
+    edit(eliza, "written", "Paragraphs: birth, manner", "Paragraphs: brith")
+    edit(eliza, "questions", "topic: traps", "topic: trap")
+    error = refused(eliza)
+    assert [line for line in error.splitlines() if line.startswith("error: ")] == [
+        "error: characters/eliza.yaml:41: train.epochss: unknown key",
+        "error: characters/profiles/eliza.md:4: the front matter has no 'licence'",
+        "error: characters/questions/eliza.yaml:25: single[6].topic: expected one of past, relations, values, traps, got 'trap'",
+        "error: characters/questions/eliza.yaml:28: single[7].topic: expected one of past, relations, values, traps, got 'trap'",
+        "error: characters/written/eliza.md:8: the profile has no paragraph 'brith'",
+    ]
+
+
+def test_a_file_that_is_gone_does_not_hide_what_is_wrong_elsewhere(eliza):
+    (eliza.parent / "profiles" / "eliza.md").unlink()
+    edit(eliza, "questions", "id: money", "id: Money")
+    assert [line for line in refused(eliza).splitlines() if line.startswith("error: ")] == [
+        "error: characters/eliza.yaml:16: profile.file: no such file: characters/profiles/eliza.md",
+        (
+            "error: characters/questions/eliza.yaml:18: single[4].id: expected an id such as first-keyboard "
+            "(small letters, digits, single hyphens, at most 64), got 'Money'"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "error: characters/profiles/eliza.md: the file is empty"),
+        (
+            "---\nname: Eliza\nsource: Café\n".encode("latin-1"),
+            (
+                "error: characters/profiles/eliza.md:3: not UTF-8: byte 0xe9 in column 12\n  3 | source: Café\n"
+                "hint: save it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
+            ),
+        ),
+    ],
+)
+def test_an_empty_or_latin_1_profile_is_told(eliza, content, error):
+    (eliza.parent / "profiles" / "eliza.md").write_bytes(content)
+    assert refused(eliza) == error
+
+
+def test_a_life_in_four_paragraphs_and_a_topic_without_questions_are_told(eliza):
+    text = (eliza.parent / "profiles" / "eliza.md").read_text()
+    (eliza.parent / "profiles" / "eliza.md").write_text(
+        text[: text.index("## Character")].replace("{#birth}", "{#manner}")
+    )
+    edit(eliza, "written", "birth, manner", "manner")
+    edit(eliza, "questions", "topic: traps", "topic: past")
+    assert refused(eliza) == (
+        "error: characters/profiles/eliza.md: expected at least 5 paragraphs, got 4\n"
+        "hint: scenes are spread over the paragraphs: one for each period or theme of the life\n\n"
+        "error: characters/questions/eliza.yaml: single: no question on the topic traps\n"
+        "hint: the report compares the topics past, relations, values, traps"
+    )
+
+
+def test_overrides_are_checked_too(eliza):
+    with pytest.raises(FileProblems) as caught:
+        check(eliza, eliza.parents[1], overrides=["train.epochs=0"])
+    assert caught.value.render() == (
+        "error: --set train.epochs=0: train.epochs: expected a whole number between 1 and 1000, got 0"
+    )
