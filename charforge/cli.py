@@ -1,0 +1,288 @@
+"""The command line: parse, call one function, print what went wrong, exit.
+
+Exit status: 0 done, 1 yours to fix, 2 usage, 3 our bug, 130 interrupted. Nothing heavy is imported here: a build with
+nothing to do has to be over before torch would have been found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from charforge import __version__
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a disk refuses, wherever that happens, is the user's to fix."""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line as every other error is said."""
+
+    commands: Mapping[str, argparse.ArgumentParser]
+    """By name. Of the whole command line's parser only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _usage(message, f"{self.prog} --help")
+
+
+def parser() -> _Parser:
+    """Return the parser of the whole command line."""
+    main = _Parser(
+        prog="charforge",
+        description="Compile characters, each one YAML file, into language models that are these persons.",
+        epilog="start with: charforge new ada-lovelace, then charforge build ada-lovelace",
+    )
+    main.add_argument("--version", action="version", version=f"charforge {__version__}")
+    commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    main.commands = commands.choices
+
+    def command(
+        name: str, run: Command, about: str, *, specs: str | int | None = None
+    ) -> argparse.ArgumentParser:
+        # Without abbreviations: one that works today would become another option's tomorrow.
+        sub = commands.add_parser(
+            name, help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False
+        )
+        sub.set_defaults(run=run)
+        if specs is not None:
+            sub.add_argument(
+                "specs",
+                nargs=specs,
+                metavar="SPEC",
+                help="a spec's path, or a character's name"
+                + (" (default: all in characters/)" if specs == "*" else ""),
+            )
+        return sub
+
+    def sizing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--preset",
+            metavar="NAME",
+            help="defaults to start from, in place of the spec's own: laptop, smoke or paper",
+        )
+        sub.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="set a value of the spec, such as train.epochs=5 (may be given several times)",
+        )
+
+    new = command("new", _new, "write a commented spec to start from")
+    new.add_argument("id", metavar="ID", help="the file's name, such as ada-lovelace")
+    new.add_argument("--name", help="the person's full name (default: made from the id)")
+    new.add_argument(
+        "--short-name",
+        metavar="NAME",
+        help="the speaker's name in dialogues (default: the last word of the name)",
+    )
+
+    check = command("check", _check, "verify a character's files, without running anything", specs="+")
+    sizing(check)
+
+    build = command("build", _build, "bring characters up to date", specs="+")
+    build.add_argument("--to", metavar="STAGE", help="stop after this stage")
+    build.add_argument(
+        "-j", "--jobs", metavar="N", type=_positive, default=64, help="calls in flight at once (default: 64)"
+    )
+    build.add_argument(
+        "-k", "--keep-going", action="store_true", help="go on with what does not depend on a failure"
+    )
+    build.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would run, and why; run nothing"
+    )
+    build.add_argument("--offline", action="store_true", help="fail rather than use the network")
+    sizing(build)
+
+    status = command("status", _status, "say which stages are up to date", specs="*")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    sizing(status)
+
+    explain = command("explain", _explain, "say why stages are stale, or why they last ran", specs=1)
+    explain.add_argument("stage", nargs="?", metavar="STAGE", help="this stage only")
+    explain.add_argument(
+        "--calls", action="store_true", help="also the calls that the last run made, and why"
+    )
+    sizing(explain)
+
+    show = command("show", _show, "print a stage's records, readable", specs=1)
+    show.add_argument("stage", metavar="STAGE", help="the stage whose records to show")
+    show.add_argument("record", nargs="?", metavar="ID", help="one record, by its id or the start of it")
+    show.add_argument(
+        "-l", "--limit", metavar="N", type=_positive, default=10, help="how many records (default: 10)"
+    )
+    show.add_argument("--json", action="store_true", help="as JSON lines")
+    show.add_argument("--rejected", action="store_true", help="what the stage rejected, and why")
+    sizing(show)
+
+    stats = command("stats", _stats, "count scenes, words and turns, as the paper's table does", specs="*")
+    stats.add_argument("--json", action="store_true", help="as JSON")
+    sizing(stats)
+
+    command("schema", _schema, "print the JSON Schema of a spec, for editors")
+
+    gc = command("gc", _gc, "remove what no spec and no lock file reaches any more")
+    gc.add_argument("-n", "--dry-run", action="store_true", help="say what would go; remove nothing")
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    try:
+        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        status = int(args.run(args))
+        sys.stdout.flush()
+    except SystemExit as done:  # after --help and --version
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished work is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has gone. Python would complain once more while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the border: nothing else is above us
+        return _failed(error)
+    return status
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    whole = parser()
+    if not argv:
+        whole.print_help(sys.stderr)
+        raise SystemExit(2)
+    # The options before a command take no values, so the first word is the command.
+    word = next((word for word in argv if not word.startswith("-")), None)
+    if word is not None and word not in whole.commands:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, whole.commands, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(whole.commands)}"
+        raise _usage(f"no command is called {word!r}", hint)
+    args, rest = whole.parse_known_args(argv)
+    if rest and rest[0].startswith("-"):
+        raise _usage(f"{word} has no option {rest[0]}", f"charforge {word} --help")
+    if rest:
+        raise _usage(f"{word}: one argument too many: {rest[0]!r}", "arguments stand together, then options")
+    return args
+
+
+def _usage(message: str, hint: str) -> Exception:
+    from charforge.errors import UsageError  # 20 ms, which --help can do without
+
+    return UsageError(message, hint)
+
+
+def entry_point() -> NoReturn:
+    """What the `charforge` script calls."""
+    # Characters that the terminal's encoding lacks are no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(main())
+
+
+def _failed(error: Exception) -> int:
+    from charforge.engine.errors import EngineError
+    from charforge.errors import CharForgeError
+
+    if isinstance(error, EngineError):
+        error = CharForgeError(error.message, error.hint)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        error = CharForgeError(
+            f"{where}{error.strerror}",
+            "make room or change its permissions, then rerun; finished work is kept",
+        )
+    if isinstance(error, CharForgeError):
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    return _our_bug(error)
+
+
+def _our_bug(error: BaseException) -> int:
+    import platform
+    import tempfile
+    import traceback
+
+    report = (
+        f"charforge {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"arguments: {sys.argv[1:]}\n\n{''.join(traceback.format_exception(error))}"
+    )
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="charforge-bug-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(report)
+    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    print(
+        f"hint: this is a bug in CharForge, not your mistake; please report it with {file.name}",
+        file=sys.stderr,
+    )
+    return 3
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from charforge.commands import build
+
+    return build.run(args)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from charforge.commands import status
+
+    return status.run_status(args)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from charforge.commands import status
+
+    return status.run_explain(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from charforge.commands import upkeep
+
+    return upkeep.run_check(args)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from charforge.commands import show
+
+    return show.run_show(args)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from charforge.commands import show
+
+    return show.run_stats(args)
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from charforge.commands import upkeep
+
+    return upkeep.run_schema(args)
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from charforge.commands import upkeep
+
+    return upkeep.run_gc(args)
+
+
+def _new(args: argparse.Namespace) -> int:
+    from charforge.commands import upkeep
+
+    return upkeep.run_new(args)

@@ -1,0 +1,64 @@
+"""What most commands begin with: specs to characters, characters to one graph."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from charforge import pipeline, spec
+from charforge.engine.graph import Graph
+from charforge.engine.receipt import Stamps
+from charforge.errors import FileProblems, UsageError
+from charforge.pipeline import Character, Workshop
+from charforge.workspace import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A character ready to be built, and the status of every file read for it."""
+
+    target: Target
+    character: Character
+    stamps: Stamps
+
+
+def load(
+    targets: Sequence[Target], workshop: Workshop, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[list[Loaded], Graph]:
+    """Return the characters and the graph they make. Raises FileProblems with what is wrong with any of them."""
+    loaded: list[Loaded] = []
+    problems = []
+    for target in targets:
+        stamps = Stamps()
+        now = time.time_ns()
+        status = target.spec.stat() if target.spec.is_file() else None
+        try:
+            character_spec = spec.load(target.spec, target.workspace, preset=preset, overrides=overrides)
+            if status is not None:
+                stamps.add_input(target.spec, status, now)
+            character = pipeline.character(character_spec, target.workspace, workshop, stamps)
+            loaded.append(Loaded(target, character, stamps))
+        except FileProblems as error:
+            problems += error.problems
+    if problems:
+        raise FileProblems(problems)
+    return loaded, Graph(stage for each in loaded for stage in each.character.stages)
+
+
+def known_stage(name: str, option: str) -> str:
+    """Return a stage's name as given if there is such a stage, else raise UsageError with the nearest."""
+    if name not in pipeline.STAGES:
+        near = get_close_matches(name, pipeline.STAGES, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"stages are {', '.join(pipeline.STAGES)}"
+        raise UsageError(f"{option}: no stage is called {name!r}", hint)
+    return name
+
+
+def load_for(
+    args: argparse.Namespace, targets: Sequence[Target], workshop: Workshop
+) -> tuple[list[Loaded], Graph]:
+    """Do `load` with a command's own `--preset` and `--set`."""
+    return load(targets, workshop, preset=args.preset, overrides=args.overrides)

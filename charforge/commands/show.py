@@ -1,0 +1,183 @@
+"""`charforge show` and `charforge stats`: read what was built. What a model wrote is printed as data, never obeyed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from charforge.commands.loading import known_stage, load_for
+from charforge.engine.build import UP_TO_DATE, Planned, plan
+from charforge.engine.store import Store
+from charforge.errors import CharForgeError, UsageError
+from charforge.progress import clean
+from charforge.workshop import LocalWorkshop
+from charforge.workspace import Target, targets
+
+# What a stage has to show, in reading order.
+_RECORDS: dict[str, tuple[str, ...]] = {
+    "profile": ("profile.json",),
+    "written": ("dialogues.jsonl", "protective.jsonl"),
+    "scenes": ("scenes.jsonl",),
+    "dialogues": ("dialogues.jsonl",),
+    "protective": ("protective.jsonl",),
+    "dataset": ("sft.jsonl",),
+    "model": ("train_summary.json", "train_log.jsonl"),
+    "interviews": ("single.jsonl", "turns.jsonl"),
+    "scores": ("metrics.json", "scores.jsonl"),
+    "report": ("report.json",),
+}
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print a stage's records."""
+    stage = known_stage(args.stage, "show")
+    if stage not in _RECORDS:
+        raise UsageError(
+            f"show: {stage} makes weights, and nothing to read", f"charforge show {args.specs[0]} model"
+        )
+    target = targets(args.specs)[0]
+    with Store(target.workspace / ".charforge") as store:
+        outputs = _outputs(store, target, stage, args)
+        names = ("rejected.jsonl",) if args.rejected else _RECORDS[stage]
+        records = [
+            record
+            for name in names
+            if name in outputs
+            for record in _records(store.read(outputs[name]), name)
+        ]
+    if args.record is not None:
+        records = [record for record in records if _id(record).startswith(args.record)]
+        if not records:
+            raise CharForgeError(
+                f"{target.id}: {stage} has no record {args.record!r}", "show it without an ID for a list"
+            )
+    shown = records[: args.limit]
+    for record in shown:
+        if args.json:
+            print(json.dumps(record, ensure_ascii=False, sort_keys=True))
+        else:
+            print("\n".join(render(record)), end="\n\n")
+    if not args.json and len(records) > len(shown):
+        print(f"{len(records) - len(shown)} more; --limit shows them")
+    if not records and not args.json:
+        print(f"{target.id}: {stage} {'rejected nothing' if args.rejected else 'has no records'}")
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """Print the paper's table of training data: scenes, words, mean turns."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    missing: list[CharForgeError] = []
+    wanted = targets(args.specs)
+    with Store(wanted[0].workspace / ".charforge") as store:
+        for target in wanted:
+            try:
+                outputs = _outputs(store, target, "dataset", args)
+            except NeverBuiltError as error:
+                missing.append(error)
+            else:
+                rows[target.id] = json.loads(store.read(outputs["stats.json"]))
+    if args.json:
+        print(json.dumps(rows, indent=2, sort_keys=True))
+    elif rows:
+        columns = ("scenes", "words", "mean_turns")
+        print(f"{'character':24} {'kind':24} {'scenes':>8} {'words':>10} {'turns':>7}")
+        for name, stats in rows.items():
+            for kind, figures in _kinds(stats):
+                scenes, words, turns = (_number(figures.get(column)) for column in columns)
+                print(f"{name:24} {kind:24} {scenes:>8} {words:>10} {turns:>7}")
+    for never in missing:
+        print(never.render(), file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _kinds(stats: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from sorted(stats.get("by_kind", {}).items())
+    yield "all", stats["all"]
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+class NeverBuiltError(CharForgeError):
+    """A stage has no outputs to show."""
+
+
+def _outputs(store: Store, target: Target, stage: str, args: argparse.Namespace) -> Mapping[str, str]:
+    """Return a stage's current outputs; those of its last run where it is stale, and say so."""
+    loaded, graph = load_for(args, [target], LocalWorkshop())
+    name = loaded[0].character.stage(stage)
+    planned: Planned = plan(store, graph, [name])[name]
+    if planned.status == UP_TO_DATE and planned.outputs is not None:
+        return planned.outputs
+    last = store.last(name)
+    trace = None if last is None else store.find(last[0])
+    if trace is None:
+        raise NeverBuiltError(
+            f"{target.id}: {stage} was never built", f"charforge build {target.label} --to {stage}"
+        )
+    print(f"note: {target.id}: {stage} is not up to date; this is what its last run made", file=sys.stderr)
+    return trace.outputs
+
+
+def _records(data: bytes, name: str) -> Iterator[dict[str, Any]]:
+    if name.endswith(".jsonl"):
+        for line in data.splitlines():
+            yield json.loads(line)
+        return
+    whole = json.loads(data)
+    if "paragraphs" in whole:
+        yield from whole["paragraphs"]
+    else:
+        yield whole
+
+
+def render(record: Mapping[str, Any]) -> list[str]:
+    """Return any record as lines for a person: the heading, its turns or texts, the rest as fields."""
+    lines: list[str] = []
+    if head := _id(record):
+        lines.append(clean(f"── {head} ──"))
+    for key, value in record.items():
+        if key in {"id", "turns"} or value in (None, [], ""):
+            continue
+        lines.extend(_field(key, value))
+    for turn in record.get("turns", ()):
+        lines.append("")
+        lines.extend(_wrap(f"{turn['role']} ({turn['action']}): {turn['content']}"))
+    return lines
+
+
+def _id(record: Mapping[str, Any]) -> str:
+    """Return a record's id; a training sample is a part of its source."""
+    if "id" not in record and "part" in (source := record.get("source") or {}):
+        return f"{source['id']} part {source['part']}"
+    return str(record.get("id", ""))
+
+
+def _field(key: str, value: Any, indent: str = "") -> Iterator[str]:
+    """Yield a field as `key: value`, wrapped; texts of several lines and mappings go below their key."""
+    if isinstance(value, str) and "\n" in value:
+        yield clean(f"{indent}{key}:")
+        yield from (clean(f"{indent}  {line}").rstrip() for line in value.splitlines())
+    elif isinstance(value, dict) and value:
+        yield clean(f"{indent}{key}:")
+        for name, inner in value.items():
+            yield from _field(name, inner, indent + "  ")
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+        yield from _wrap(f"{key}: {', '.join(value)}", indent)
+    elif isinstance(value, str):
+        yield from _wrap(f"{key}: {value}", indent)
+    else:
+        yield from _wrap(f"{key}: {json.dumps(value, ensure_ascii=False)}", indent)
+
+
+def _wrap(text: str, indent: str = "") -> list[str]:
+    found = textwrap.wrap(clean(text), width=100, initial_indent=indent, subsequent_indent=indent + "  ")
+    return found or [""]

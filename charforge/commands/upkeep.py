@@ -1,0 +1,95 @@
+"""`charforge check`, `schema`, `gc` and `new`: what surrounds a build."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from charforge.errors import CharForgeError, FileProblems, Problem
+from charforge.workspace import PACKAGE, target, targets
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Verify characters' files. Reads text, runs nothing, needs no network and no key."""
+    from charforge import check
+
+    problems: list[Problem] = []
+    for each in targets(args.specs):
+        try:
+            facts = check.check(each.spec, each.workspace, preset=args.preset, overrides=args.overrides)
+        except FileProblems as error:
+            problems += error.problems
+        else:
+            print("\n  ".join([f"{each.id}: ok", *facts]))
+    if problems:
+        raise FileProblems(problems)
+    return 0
+
+
+def run_schema(_args: argparse.Namespace) -> int:
+    """Print the JSON Schema, for editors."""
+    print((PACKAGE / "spec.schema.json").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def run_gc(args: argparse.Namespace) -> int:
+    """Remove what neither a current spec nor a lock file reaches."""
+    from charforge.commands.loading import load
+    from charforge.engine import gc, lock
+    from charforge.engine.build import plan
+    from charforge.engine.store import Store
+    from charforge.workshop import LocalWorkshop
+
+    folder = Path.cwd()
+    if not (folder / ".charforge").is_dir():
+        raise CharForgeError("no store here: .charforge/", "run gc in the folder above characters/")
+    with Store(folder / ".charforge") as store:
+        specs, locks = (sorted((folder / "characters").glob(f"*{end}")) for end in (".yaml", ".lock"))
+        # A spec may also lie beside the store. Which of the files there are specs, the store knows.
+        for character in sorted({stage.split("/", 1)[0] for stage in store.stages()}):
+            specs += [path for path in [folder / f"{character}.yaml"] if path.is_file()]
+            locks += [path for path in [folder / f"{character}.lock"] if path.is_file()]
+        if not specs and not locks:
+            raise CharForgeError(
+                "no spec and no lock file here: everything would go", "remove .charforge/ if you mean that"
+            )
+        roots = {action for path in locks for action in lock.actions(path)}
+        # A spec that cannot be read keeps nothing alive, and nobody should lose paid replies to a typing error.
+        loaded, graph = load([target(str(path)) for path in specs], LocalWorkshop())
+        names = {stage.name for stage in graph}
+        for item in plan(store, graph, names).values():
+            if item.action is not None:
+                roots.add(item.action)
+        # What a current spec was last built from stays too: it is what the next build replays calls from.
+        roots.update(action for stage, action in store.stages().items() if stage in names)
+        del loaded
+        swept = gc.collect(store, roots, dry_run=args.dry_run)
+    if not swept.actions and not swept.blobs:
+        print("nothing to remove")
+    else:
+        verb = "would remove" if args.dry_run else "removed"
+        print(f"{verb} {swept.actions} actions and {swept.blobs} blobs, {_size(swept.bytes)}")
+    return 0
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def run_new(args: argparse.Namespace) -> int:
+    """Write a commented spec with its profile, questions and written experience to start from."""
+    from charforge import skeleton
+
+    name = " ".join(word.capitalize() for word in args.id.split("-")) if args.name is None else args.name
+    short_name = name.split(" ")[-1] if args.short_name is None else args.short_name
+    for path in skeleton.write(Path.cwd(), args.id, name, short_name):
+        print(os.path.relpath(path))
+    print(f"next: edit them, then charforge check {args.id}, and charforge build {args.id}", file=sys.stderr)
+    return 0

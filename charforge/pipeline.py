@@ -1,0 +1,596 @@
+"""The whole product on one page: from a character's spec to the graph of stages that makes it.
+
+The only place where the engine and the stages meet. Each stage sees its own part of the spec, so that what it
+does not see cannot make it stale.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from charforge import questions, templates
+from charforge.engine.build import Context
+from charforge.engine.digest import Action, canonical, jsonl, of_bytes
+from charforge.engine.graph import Output, Source, Stage
+from charforge.engine.receipt import Stamps
+from charforge.files import decode, read_bytes
+from charforge.llm.client import EMBEDDED_PREFIX, is_local, weights_digest
+from charforge.llm.local import WeightsRef
+from charforge.llm.request import Answered, Ask, Reply, Request
+from charforge.spec import MAX_TEXT_BYTES, CharacterSpec
+from charforge.stages import (
+    dataset,
+    dialogues,
+    interviews,
+    profile,
+    protective,
+    report,
+    scenes,
+    scores,
+    written,
+)
+from charforge.workspace import packaged_prompts
+
+STAGES = (
+    "profile",
+    "written",
+    "scenes",
+    "dialogues",
+    "protective",
+    "dataset",
+    "base",
+    "model",
+    "interviews",
+    "scores",
+    "report",
+)
+
+BASE_VERSION = 1
+MODEL_VERSION = 1
+SEED = 0
+"""Of all sampling. Draws and repeats differ by their draw index, so nobody needs to choose another."""
+
+CALL_VERSION = 1
+"""Of what a local model does with a request. A remote model's own version is its name."""
+
+Outputs = Mapping[str, bytes | Path]
+Progress = Callable[[int, int, str], None]
+
+
+class Workshop(Protocol):
+    """How stages reach models. Tests bring their own."""
+
+    async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
+        """Answer a request."""
+
+    async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Write base weights into `job["out"]`; return facts for the record."""
+
+    async def train(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Fine-tune as `job` says into `job["out"]`; return facts for the record."""
+
+
+@dataclass(slots=True)
+class Character:
+    """One character's part of the build: its stages, and how its outputs are shown."""
+
+    spec: CharacterSpec
+    stages: list[Stage] = field(default_factory=list)
+    view: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name in `build/<id>/` → (stage, output)."""
+
+    def stage(self, name: str) -> str:
+        """Return a stage's name in the graph."""
+        return f"{self.spec.id}/{name}"
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its stages, without the character's id."""
+        return [stage.name.split("/", 1)[1] for stage in self.stages]
+
+
+def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: Stamps) -> Character:
+    """Return the stages that make a character. Its files are read now, and once: the build sees this snapshot.
+
+    `stamps` notes what was read. Raises FileProblems.
+    """
+    made = Character(spec)
+    prompts = _Prompts(workspace, stamps)
+    generator = {
+        "model": spec.generator.model,
+        "weights": weights_digest(spec.generator.model),
+        "temperature": spec.generator.temperature,
+        "top_p": spec.generator.top_p,
+        "max_tokens": spec.generator.max_tokens,
+        "seed": SEED,
+    }
+    person = {"name": spec.name, "short_name": spec.short_name}
+    boundary = {"knows_until": spec.knows.until, "never": list(spec.knows.never)}
+    id_ = spec.id
+
+    def source(path: str) -> Source:
+        return _source(workspace, path, stamps)
+
+    def add(
+        name: str,
+        version: int,
+        run: Callable[[Context], Awaitable[Outputs]],
+        *,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, Source | Output],
+        view: Mapping[str, str],
+    ) -> None:
+        made.stages.append(Stage(f"{id_}/{name}", name, version, params, inputs, run))
+        made.view |= {shown: (name, output) for output, shown in view.items()}
+
+    def out(stage: str, name: str) -> Output:
+        return Output(f"{id_}/{stage}", name)
+
+    # -- experience reconstruction -------------------------------------------------------------------------------
+
+    profile_source = source(spec.profile.file)
+
+    async def run_profile(ctx: Context) -> Outputs:
+        text = decode(ctx.read("profile"), spec.profile.file)
+        return {"profile.json": canonical(profile.read(text, file=spec.profile.file))}
+
+    add(
+        "profile",
+        profile.VERSION,
+        run_profile,
+        params={},
+        inputs={"profile": profile_source},
+        view={"profile.json": "profile.json"},
+    )
+    read_profile = {"profile": out("profile", "profile.json")}
+
+    async def run_written(ctx: Context) -> Outputs:
+        records: tuple[list[Any], list[Any]] = ([], [])
+        if spec.written is not None:
+            records = written.read(
+                decode(ctx.read("written"), spec.written),
+                file=spec.written,
+                short_name=ctx.params["short_name"],
+                paragraph_ids=[paragraph["id"] for paragraph in _json(ctx, "profile")["paragraphs"]],
+            )
+        return {"dialogues.jsonl": _sorted(records[0]), "protective.jsonl": _sorted(records[1])}
+
+    add(
+        "written",
+        written.VERSION,
+        run_written,
+        params={"short_name": spec.short_name},
+        inputs=read_profile if spec.written is None else {**read_profile, "written": source(spec.written)},
+        view={"dialogues.jsonl": "written/dialogues.jsonl", "protective.jsonl": "written/protective.jsonl"},
+    )
+
+    generated = {
+        "rejected.jsonl": "rejected/{}.jsonl",
+        "yield.json": "yield/{}.json",
+        "calls.jsonl": "calls/{}.jsonl",
+    }
+
+    def generating(
+        name: str,
+        module: Any,
+        *,
+        section: Mapping[str, Any],
+        more: Mapping[str, Output],
+    ) -> None:
+        used = {key: prompts.at(path) for key, path in module.templates(spec.generator.model).items()}
+
+        async def run(ctx: Context) -> Outputs:
+            made_here = await module.generate(
+                **{
+                    key: _json(ctx, key) if key == "profile" else _jsonl(ctx, key)
+                    for key in ("profile", *more)
+                },
+                **ctx.params["generator"],
+                **ctx.params["person"],
+                **ctx.params["boundary"],
+                **ctx.params[name],
+                prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
+                ask=_asker(ctx, workshop, {}),
+                on_progress=ctx.progress,
+            )
+            return {
+                f"{name}.jsonl": _sorted(made_here.records),
+                "rejected.jsonl": _sorted(made_here.rejected),
+                "calls.jsonl": _sorted(made_here.calls),
+                "yield.json": canonical(made_here.yield_),
+            }
+
+        add(
+            name,
+            module.VERSION,
+            run,
+            params={"generator": generator, "person": person, "boundary": boundary, name: dict(section)},
+            inputs={**read_profile, **more, **{f"prompt:{key}": value for key, value in used.items()}},
+            view={
+                f"{name}.jsonl": f"{name}.jsonl",
+                **{key: value.format(name) for key, value in generated.items()},
+            },
+        )
+
+    generating("scenes", scenes, section=_part(spec.scenes), more={})
+    generating(
+        "dialogues", dialogues, section=_part(spec.dialogues), more={"scenes": out("scenes", "scenes.jsonl")}
+    )
+    generating("protective", protective, section=_part(spec.protective), more={})
+
+    # -- the training set, and experience upload -----------------------------------------------------------------
+
+    meta_source = prompts.find("meta", None)
+
+    async def run_dataset(ctx: Context) -> Outputs:
+        sft, stats, rejected = dataset.build(
+            profile=_json(ctx, "profile"),
+            dialogues=_jsonl(ctx, "dialogues"),
+            protective=_jsonl(ctx, "protective"),
+            written=_jsonl(ctx, "written"),
+            written_protective=_jsonl(ctx, "written_protective"),
+            meta=templates.render(
+                ctx.read("prompt:meta").decode(), meta_source.label, **ctx.params["person"]
+            ),
+            short_name=ctx.params["person"]["short_name"],
+            **ctx.params["dataset"],
+        )
+        return {"sft.jsonl": jsonl(sft), "stats.json": canonical(stats), "rejected.jsonl": _sorted(rejected)}
+
+    add(
+        "dataset",
+        dataset.VERSION,
+        run_dataset,
+        params={"person": person, "dataset": _part(spec.dataset)},
+        inputs={
+            **read_profile,
+            "dialogues": out("dialogues", "dialogues.jsonl"),
+            "protective": out("protective", "protective.jsonl"),
+            "written": out("written", "dialogues.jsonl"),
+            "written_protective": out("written", "protective.jsonl"),
+            "prompt:meta": meta_source,
+        },
+        view={
+            "sft.jsonl": "sft.jsonl",
+            "stats.json": "stats.json",
+            "rejected.jsonl": "rejected/dataset.jsonl",
+        },
+    )
+
+    async def run_base(ctx: Context) -> Outputs:
+        folder = ctx.scratch / "weights"
+        ctx.record |= await workshop.export_base(
+            {"base": ctx.params["base"], "out": str(folder)}, ctx.progress
+        )
+        return {"weights/": folder}
+
+    # Not in the view: it is the model before training, gigabytes for a large one, and has its own name elsewhere.
+    add("base", BASE_VERSION, run_base, params=_base_params(spec.train.base_model), inputs={}, view={})
+
+    async def run_model(ctx: Context) -> Outputs:
+        sft = ctx.scratch / "sft.jsonl"
+        sft.write_bytes(ctx.read("sft"))
+        folder = ctx.scratch / "out"
+        job = {
+            "base": str(await ctx.folder("base")),
+            "sft": str(sft),
+            "out": str(folder),
+            "character": ctx.params["short_name"],
+            "train": ctx.params["train"],
+        }
+        ctx.record |= await workshop.train(job, ctx.progress)
+        log, summary = folder.parent / "train_log.jsonl", folder.parent / "train_summary.json"
+        return {
+            "weights/": folder,
+            "train_log.jsonl": log.read_bytes(),
+            "train_summary.json": summary.read_bytes(),
+        }
+
+    add(
+        "model",
+        MODEL_VERSION,
+        run_model,
+        params={"short_name": spec.short_name, "train": _part(spec.train, without=("base_model",))},
+        inputs={"base": out("base", "weights/"), "sft": out("dataset", "sft.jsonl")},
+        view={
+            "weights/": "model/",
+            "train_log.jsonl": "train_log.jsonl",
+            "train_summary.json": "train_summary.json",
+        },
+    )
+
+    # -- interviews and scores -----------------------------------------------------------------------------------
+
+    asked = questions.read(_text(workspace, spec.interview.questions, stamps), file=spec.interview.questions)
+    # The questions as data: a comment in their file is no reason to interview anybody again.
+    single = _data_source(spec.interview.questions, asked.single_records(spec.interview.limit_single))
+    multi = _data_source(spec.interview.questions, asked.multi_records(spec.interview.limit_multi))
+    interviewer = {
+        "model": spec.interview.interviewer.model,
+        "weights": weights_digest(spec.interview.interviewer.model),
+        "temperature": spec.interview.interviewer.temperature,
+        "max_tokens": spec.interview.interviewer.max_tokens,
+    }
+    interview_prompts = {
+        "meta": meta_source,
+        "interview_chat": prompts.find("interview_chat", None),
+        "interviewer": prompts.find("interviewer", spec.interview.interviewer.model),
+    }
+    asks_base = "base" in spec.interview.baselines
+
+    async def run_interviews(ctx: Context) -> Outputs:
+        folders = {ctx.digest("model"): WeightsRef("folder", str(await ctx.folder("model")))}
+        contestants: list[interviews.Contestant] = [
+            {"name": "trained", "model": f"local/{id_}", "weights": ctx.digest("model"), "style": "character"}
+        ]
+        if "base" in ctx.params["baselines"]:
+            folders[ctx.digest("base")] = WeightsRef("folder", str(await ctx.folder("base")))
+        for name in ctx.params["baselines"]:
+            if name == "base":
+                contestants.append(
+                    {"name": "base", "model": "local/base", "weights": ctx.digest("base"), "style": "chat"}
+                )
+            else:
+                contestants.append(
+                    {"name": name, "model": name, "weights": weights_digest(name), "style": "chat"}
+                )
+        sources = {key: ctx.read(f"prompt:{key}").decode() for key in interview_prompts}
+        results = await interviews.interview(
+            contestants=contestants,
+            single=_json(ctx, "single"),
+            multi=_json(ctx, "multi"),
+            meta=templates.render(sources["meta"], meta_source.label, **ctx.params["person"]),
+            interviewer=ctx.params["interviewer"],
+            seed=ctx.params["seed"],
+            prompts=sources,
+            profile=_json(ctx, "profile"),
+            ask=_asker(ctx, workshop, folders),
+            on_progress=ctx.progress,
+            **ctx.params["person"],
+            **ctx.params["interview"],
+        )
+        return {
+            "single.jsonl": _sorted(results.single),
+            "turns.jsonl": _sorted(results.turns),
+            "calls.jsonl": _sorted(results.calls),
+        }
+
+    add(
+        "interviews",
+        interviews.VERSION,
+        run_interviews,
+        params={
+            "person": person,
+            "interviewer": interviewer,
+            "seed": SEED,
+            "baselines": list(spec.interview.baselines),
+            "interview": _part(
+                spec.interview,
+                without=("questions", "interviewer", "baselines", "limit_single", "limit_multi"),
+            ),
+        },
+        inputs={
+            **read_profile,
+            "model": out("model", "weights/"),
+            **({"base": out("base", "weights/")} if asks_base else {}),
+            "single": single,
+            "multi": multi,
+            **{f"prompt:{key}": value for key, value in interview_prompts.items()},
+        },
+        view={
+            "single.jsonl": "interviews/single.jsonl",
+            "turns.jsonl": "interviews/turns.jsonl",
+            "calls.jsonl": "calls/interviews.jsonl",
+        },
+    )
+
+    judge = {**_part(spec.judge, without=("dimensions",)), "weights": weights_digest(spec.judge.model)}
+    judge_prompt = prompts.find("judge", spec.judge.model)
+
+    async def run_scores(ctx: Context) -> Outputs:
+        results = await scores.score(
+            single=_jsonl(ctx, "single"),
+            turns=_jsonl(ctx, "turns"),
+            profile=_json(ctx, "profile"),
+            dimensions=ctx.params["dimensions"],
+            judge=ctx.params["judge"],
+            seed=ctx.params["seed"],
+            prompts={"judge": ctx.read("prompt:judge").decode()},
+            ask=_asker(ctx, workshop, {}),
+            on_progress=ctx.progress,
+            **ctx.params["person"],
+            **ctx.params["boundary"],
+        )
+        return {
+            "scores.jsonl": _sorted(results.scores),
+            "metrics.json": canonical(results.metrics),
+            "calls.jsonl": _sorted(results.calls),
+        }
+
+    add(
+        "scores",
+        scores.VERSION,
+        run_scores,
+        params={
+            "person": person,
+            "boundary": boundary,
+            "judge": judge,
+            "dimensions": list(spec.judge.dimensions),
+            "seed": SEED,
+        },
+        inputs={
+            **read_profile,
+            "single": out("interviews", "single.jsonl"),
+            "turns": out("interviews", "turns.jsonl"),
+            "prompt:judge": judge_prompt,
+        },
+        view={
+            "scores.jsonl": "scores.jsonl",
+            "metrics.json": "metrics.json",
+            "calls.jsonl": "calls/scores.jsonl",
+        },
+    )
+
+    # -- the report ----------------------------------------------------------------------------------------------
+
+    generating_stages = ("scenes", "dialogues", "protective")
+
+    async def run_report(ctx: Context) -> Outputs:
+        html, data = report.build(
+            spec=ctx.params["spec"],
+            profile=_json(ctx, "profile"),
+            dataset_stats=_json(ctx, "stats"),
+            yields={name: _json(ctx, f"{name}:yield") for name in generating_stages},
+            rejected=[record for name in generating_stages for record in _jsonl(ctx, f"{name}:rejected")],
+            samples=_samples(*(_jsonl(ctx, kind) for kind in ("dialogues", "protective", "written"))),
+            train_log=_jsonl(ctx, "train_log"),
+            train_summary=_json(ctx, "train_summary"),
+            single=_jsonl(ctx, "single"),
+            turns=_jsonl(ctx, "turns"),
+            scores=_jsonl(ctx, "scores"),
+            metrics=_json(ctx, "metrics"),
+            provenance={ref.label: ctx.digest(key) for key, ref in ctx.stage.inputs.items()},
+        )
+        return {
+            "report.html": html.encode(),
+            "report.json": canonical(data),
+            "spec.json": canonical(ctx.params["spec"]),
+        }
+
+    add(
+        "report",
+        report.VERSION,
+        run_report,
+        params={"spec": spec.resolved()},
+        inputs={
+            **read_profile,
+            "stats": out("dataset", "stats.json"),
+            **{f"{name}:yield": out(name, "yield.json") for name in generating_stages},
+            **{f"{name}:rejected": out(name, "rejected.jsonl") for name in generating_stages},
+            "dialogues": out("dialogues", "dialogues.jsonl"),
+            "protective": out("protective", "protective.jsonl"),
+            "written": out("written", "dialogues.jsonl"),
+            "train_log": out("model", "train_log.jsonl"),
+            "train_summary": out("model", "train_summary.json"),
+            "weights": out("model", "weights/"),
+            "single": out("interviews", "single.jsonl"),
+            "turns": out("interviews", "turns.jsonl"),
+            "scores": out("scores", "scores.jsonl"),
+            "metrics": out("scores", "metrics.json"),
+        },
+        view={"report.html": "report.html", "report.json": "report.json", "spec.json": "spec.json"},
+    )
+    return made
+
+
+def _samples(*kinds: list[Any]) -> list[Any]:
+    """Return the training dialogues a report shows: the first generated one, protective one and written one there are."""
+    return [records[0] for records in kinds if records]
+
+
+# -- inputs from outside ---------------------------------------------------------------------------------------------
+
+
+def _read(workspace: Path, path: str, stamps: Stamps) -> bytes:
+    full = workspace / path
+    now = time.time_ns()
+    try:
+        status = full.stat()
+    except OSError:
+        status = None  # read_bytes says what is wrong with it
+    data = read_bytes(full, path, MAX_TEXT_BYTES)
+    if status is not None:
+        stamps.add_input(full, status, now)
+    return data
+
+
+def _text(workspace: Path, path: str, stamps: Stamps) -> str:
+    return decode(_read(workspace, path, stamps), path)
+
+
+def _source(workspace: Path, path: str, stamps: Stamps) -> Source:
+    data = _read(workspace, path, stamps)
+    return Source(path, of_bytes(data), data)
+
+
+def _data_source(label: str, value: Any) -> Source:
+    data = canonical(value)
+    return Source(label, of_bytes(data), data)
+
+
+class _Prompts:
+    """Templates by name: the workspace's own `prompts/` before the ones CharForge brings."""
+
+    def __init__(self, workspace: Path, stamps: Stamps) -> None:
+        self._workspace = workspace
+        self._stamps = stamps
+
+    def find(self, name: str, model: str | None) -> Source:
+        """Return the template for a kind of request; a 135M model has its own, shorter ones."""
+        small = model is not None and model.startswith(EMBEDDED_PREFIX)
+        return self.at(f"embedded/{name}.j2" if small else f"{name}.j2")
+
+    def at(self, relative: str) -> Source:
+        """Return the template at a path under `prompts/`."""
+        own = self._workspace / "prompts" / relative
+        if own.is_file():
+            return _source(self._workspace, f"prompts/{relative}", self._stamps)
+        self._stamps.add_missing(own)
+        data = (packaged_prompts() / relative).read_bytes()
+        return Source(f"prompts/{relative}", of_bytes(data), data)
+
+
+def _base_params(model: str) -> dict[str, Any]:
+    """Return what the base stage is told: an embedded model by its digest, any other as a hub repository `name@revision`."""
+    if model.startswith(EMBEDDED_PREFIX):
+        base: dict[str, Any] = {"kind": "embedded", "name": model.removeprefix(EMBEDDED_PREFIX)}
+    else:
+        repo, _, revision = model.partition("@")
+        base = {"kind": "hub", "repo": repo, "revision": revision or None}
+    return {"base": base, "weights": weights_digest(model)}
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+def _json(ctx: Context, name: str) -> Any:
+    return json.loads(ctx.read(name))
+
+
+def _jsonl(ctx: Context, name: str) -> list[Any]:
+    return [json.loads(line) for line in ctx.read(name).splitlines()]
+
+
+def _sorted(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return records as JSON lines in the order of their ids, whatever order they came in."""
+    return jsonl(sorted(records, key=lambda record: str(record["id"])))
+
+
+def _part(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a section of the spec as plain data."""
+    data = json.loads(canonical(asdict(section)))
+    return {key: value for key, value in data.items() if key not in without}
+
+
+def _asker(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef]) -> Ask:
+    """Return how a stage asks models: through the engine, so that what was answered once is never asked again."""
+
+    async def ask(request: Request) -> Answered:
+        action = Action("call", CALL_VERSION if is_local(request.model) else 1, request.params(), {})
+
+        async def perform() -> tuple[bytes, dict[str, Any]]:
+            reply = await workshop.complete(request, folders.get(request.weights or ""))
+            usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+            return canonical({"text": reply.text, "finish_reason": reply.finish_reason}), usage
+
+        data = json.loads(await ctx.call(action, perform))
+        return Answered(
+            reply=Reply(text=data["text"], finish_reason=data["finish_reason"]), call=action.digest
+        )
+
+    return ask

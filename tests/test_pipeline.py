@@ -1,0 +1,324 @@
+"""What a change costs: which stages run and which calls are made, for the whole pipeline on a small character.
+
+Models and training are scripted (charforge/testing.py); everything else is real.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from charforge import pipeline, spec
+from charforge.engine.build import RAN, UP_TO_DATE, Build
+from charforge.engine.claims import Claims
+from charforge.engine.graph import Graph
+from charforge.engine.receipt import Stamps
+from charforge.engine.store import Store
+from charforge.testing import MODEL, ScriptedWorkshop
+
+SPEC = f"""\
+charforge: 1
+name: Ada Example
+short_name: Ada
+preset: smoke
+profile: {{file: profiles/ada.md}}
+knows: {{until: 1852-11-27, never: [telephones, computers]}}
+generator: {{model: {MODEL}, max_tokens: 600}}
+written: written/ada.md
+scenes: {{count: 4, attempts: 3}}
+dialogues: {{attempts: 3}}
+protective: {{count: 2, attempts: 3}}
+train: {{epochs: 2}}
+interview: {{questions: questions/ada.yaml, interviewer: {{model: {MODEL}}}, limit_single: null, limit_multi: null}}
+judge: {{model: {MODEL}, limit: null}}
+"""
+
+PROFILE = """\
+---
+name: Ada Example
+licence: CC0-1.0
+source: Written for a test.
+---
+
+# Ada Example
+
+"""
+
+PARAGRAPHS = [
+    (
+        "engine",
+        "She studied the drawings of the difference engine, counted the brass wheels and wrote long notes about its columns.",
+    ),
+    (
+        "horses",
+        "At seventeen she rode horses across the heath every morning, betted quietly with friends and lost large sums in autumn.",
+    ),
+    (
+        "mother",
+        "Her mother hired severe tutors, forbade poetry at table, praised arithmetic and kept a strict diary about each lesson.",
+    ),
+    (
+        "flying",
+        "As a child she planned wings from silk and feathers, measured ravens and named the whole study Flyology in letters.",
+    ),
+    (
+        "salon",
+        "In London evenings she met engineers, astronomers and novelists, danced until midnight and argued over logarithms with bankers.",
+    ),
+    (
+        "illness",
+        "During long illness she lay beside curtains, translated an Italian memoir and dictated corrections to patient servants.",
+    ),
+]
+
+WRITTEN = """\
+# Scenes
+
+## The brass wheels {#wheels}
+
+Paragraphs: engine
+Type: chat
+Location: A workshop in Dorset Street, London, 1843
+Status: The inventor shows her a column of wheels that will not turn.
+
+Charles (speaking): It has stuck again, Lady Ada. Do not touch the fourth wheel.
+
+Ada (thinking): He has filed the tooth too short. I can see it from here.
+
+Ada (speaking): I shall not touch it. I shall only tell you that its seventh tooth is shorter than its neighbours.
+
+Charles (speaking): You measured it with your eye?
+
+Ada (speaking): With my patience, sir. You had tired of it, and I had not.
+
+# Protective dialogues
+
+## The speaking wire {#wire}
+
+Paragraphs: salon
+Provocation: A guest asks for her telephone number.
+Type: chat
+Location: A drawing room in St James's Square, London, 1845
+Status: A stranger at the soirée writes down addresses.
+
+Guest (speaking): And what is your telephone number, madam?
+
+Ada (speaking): My what? I have a number in the street, sir, and a footman who knows it better than I do.
+
+Guest (speaking): So that I can ring you.
+
+Ada (speaking): Ring the bell at the door like everybody else, and bring better manners with you.
+"""
+
+QUESTIONS = """\
+single:
+  - {id: tutor, topic: past, question: Who taught you numbers?}
+  - {id: friend, topic: relations, question: Whom do you write to most often?}
+  - {id: poetry, topic: values, question: Is there poetry in a machine?}
+  - {id: radio, topic: traps, question: Which radio station do you listen to?}
+multi:
+  - {id: m-engine, topic: past, subject: Her work on the engine.}
+"""
+
+
+class Desk:
+    """A workspace with one small character, and what its last build did."""
+
+    def __init__(self, root):
+        self.root = root
+        for name in ("profiles", "written", "questions"):
+            (root / "characters" / name).mkdir(parents=True)
+        self.spec = root / "characters" / "ada.yaml"
+        self.paragraphs = dict(PARAGRAPHS)
+        self.write(self.spec, SPEC)
+        self.write("written/ada.md", WRITTEN)
+        self.write("questions/ada.yaml", QUESTIONS)
+        self.save_profile()
+
+    def write(self, name, text):
+        (self.root / "characters" / name).write_text(text, encoding="utf-8")
+
+    def edit(self, name, old, new):
+        path = self.root / "characters" / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def save_profile(self):
+        body = "\n\n".join(f"{text} {{#{anchor}}}" for anchor, text in self.paragraphs.items())
+        self.write("profiles/ada.md", PROFILE + body + "\n")
+
+    def build(self, *overrides):
+        """Build, and return (stages that ran, requests made, jobs done)."""
+        workshop = ScriptedWorkshop()
+        character = pipeline.character(
+            spec.load(self.spec, self.root, overrides=overrides), self.root, workshop, Stamps()
+        )
+        with Store(self.root / ".charforge") as store:
+            claims = Claims(store.root / "claims")
+            build = Build(store, claims, Graph(character.stages))
+            outcomes = asyncio.run(build.run([character.stage("report")]))
+            claims.close()
+        for outcome in outcomes.values():
+            if outcome.error is not None:
+                raise outcome.error
+            assert outcome.status in {RAN, UP_TO_DATE}
+        self.outcomes = {name.split("/")[1]: outcome for name, outcome in outcomes.items()}
+        self.calls = {
+            name: outcome.calls_made for name, outcome in self.outcomes.items() if outcome.calls_made
+        }
+        ran = [name for name, outcome in self.outcomes.items() if outcome.status == RAN]
+        return ran, workshop.requests, workshop.jobs
+
+    def records(self, stage, name):
+        with Store(self.root / ".charforge") as store:
+            data = store.read(self.outcomes[stage].outputs[name])
+        return [json.loads(line) for line in data.splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(tmp_path)
+    ran, _requests, jobs = desk.build()
+    assert ran == list(pipeline.STAGES)
+    assert jobs == ["base", "model"]
+    return desk
+
+
+AFTER_TRAINING = ["interviews", "scores", "report"]
+
+
+def test_every_stage_makes_records(desk):
+    assert len(desk.records("scenes", "scenes.jsonl")) == 4
+    assert len(desk.records("dialogues", "dialogues.jsonl")) == 4
+    assert len(desk.records("protective", "protective.jsonl")) == 2
+    assert len(desk.records("dataset", "sft.jsonl")) == 8
+    assert len(desk.records("interviews", "single.jsonl")) == 8
+
+
+def test_a_second_build_runs_nothing(desk):
+    assert desk.build() == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("charforge: 1\n", "# A comment\ncharforge: 1\n"),
+        ("train: {epochs: 2}\n", "train:\n      epochs:   2\n"),
+        ("name: Ada Example\nshort_name: Ada\n", "short_name: Ada\nname: Ada Example\n"),
+    ],
+    ids=["comment", "white space", "key order"],
+)
+def test_an_edit_without_meaning_runs_nothing(desk, old, new):
+    desk.edit("ada.yaml", old, new)
+    assert desk.build() == ([], [], [])
+
+
+def test_one_paragraph_costs_only_its_own_calls(desk):
+    used = desk.records("scenes", "scenes.jsonl")[0]["paragraph"]
+    before = desk.paragraphs[used]
+    desk.paragraphs[used] = before.replace(".", ", and she never regretted that decision afterwards.")
+    desk.save_profile()
+    ran, requests, jobs = desk.build()
+    generating = [
+        r for r in requests if "from the life of" in str(r.messages) or "for a play" in str(r.messages)
+    ]
+    assert generating
+    assert all("never regretted that decision" in str(request.messages) for request in generating)
+    assert (
+        "written" in ran
+    )  # it looks at the paragraphs' names, finds them unchanged, and makes the same bytes
+    assert "base" not in ran
+    assert jobs == ["model"]
+
+
+def test_more_scenes_cost_only_the_new_draws(desk):
+    _ran, requests, _jobs = desk.build("scenes.count=6")
+    kept = {record["id"] for record in desk.records("scenes", "scenes.jsonl")}
+    assert len(kept) == 6
+    assert desk.outcomes["scenes"].calls_replayed >= 4
+    assert desk.outcomes["dialogues"].calls_replayed >= 4
+    scenes = [request for request in requests if "prepare scenes" in str(request.messages)]
+    assert len(scenes) == desk.calls["scenes"] == 2
+    assert "protective" not in desk.calls
+
+
+def test_a_written_dialogue_costs_no_generating_call(desk):
+    desk.edit("written/ada.md", "You had tired of it", "You had wearied of it")
+    ran, requests, jobs = desk.build()
+    assert ran == ["written", "dataset", "model", *AFTER_TRAINING]
+    assert jobs == ["model"]
+    assert not [request for request in requests if "for a play" in str(request.messages)]
+
+
+def test_more_epochs_cost_no_generating_call(desk):
+    ran, requests, jobs = desk.build("train.epochs=3")
+    assert ran == ["model", *AFTER_TRAINING]
+    assert jobs == ["model"]
+    assert not [request for request in requests if "for a play" in str(request.messages)]
+
+
+def test_a_question_costs_its_own_answers_and_scores(desk):
+    desk.edit("questions/ada.yaml", "Who taught you numbers?", "Who taught you to count?")
+    ran, requests, jobs = desk.build()
+    assert ran == AFTER_TRAINING
+    assert jobs == []
+    assert desk.calls["interviews"] == 2  # the trained one and the base
+    assert all("count" in str(request.messages or request.prompt) for request in requests[:2])
+
+
+def test_a_comment_among_the_questions_runs_nothing(desk):
+    desk.edit("questions/ada.yaml", "single:\n", "# Asked once each.\nsingle:\n")
+    assert desk.build() == ([], [], [])
+
+
+def test_a_change_and_back_runs_nothing(desk):
+    desk.edit("written/ada.md", "tired", "wearied")
+    desk.build()
+    desk.edit("written/ada.md", "wearied", "tired")
+    assert desk.build() == ([], [], [])
+
+
+def test_a_stage_with_the_same_output_makes_nothing_stale(desk):
+    desk.edit("written/ada.md", "# Scenes\n", "<!-- Nothing that is read. -->\n\n# Scenes\n")
+    assert desk.build() == (["written"], [], [])
+
+
+def test_the_judge_costs_only_scores(desk):
+    ran, _requests, jobs = desk.build("judge.repeats=2")
+    assert ran == ["scores", "report"]
+    assert jobs == []
+
+
+def test_an_own_prompt_replaces_the_packaged_one(desk):
+    folder = desk.root / "prompts"
+    folder.mkdir()
+    packaged = Path(pipeline.packaged_prompts() / "meta.j2").read_text(encoding="utf-8")
+    (folder / "meta.j2").write_text(packaged + "\nNever hurry.\n", encoding="utf-8")
+    ran, _requests, _jobs = desk.build()
+    assert ran == ["dataset", "model", *AFTER_TRAINING]
+    assert desk.records("dataset", "sft.jsonl")[0]["prompt"].count("Never hurry.") == 1
+
+
+def test_a_sample_can_be_followed_to_its_paragraph(desk):
+    sample = next(
+        r
+        for r in desk.records("dataset", "sft.jsonl")
+        if r["source"]["origin"] == "generated" and r["kind"] == "dialogue"
+    )
+    dialogue = next(
+        r for r in desk.records("dialogues", "dialogues.jsonl") if r["id"] == sample["source"]["id"]
+    )
+    scene = next(r for r in desk.records("scenes", "scenes.jsonl") if r["id"] == dialogue["scene"])
+    assert scene["paragraph"] in dict(PARAGRAPHS)
+    calls = {record["id"]: record["call"] for record in desk.records("scenes", "calls.jsonl")}
+    with Store(desk.root / ".charforge") as store:
+        assert store.action_body(calls[scene["id"]])["kind"] == "call"
+
+
+def test_no_wall_clock_and_no_path_is_in_any_output(desk, tmp_path_factory):
+    other = Desk(tmp_path_factory.mktemp("elsewhere"))
+    other.build()
+    same = {stage: outcome.outputs for stage, outcome in desk.outcomes.items()}
+    assert {stage: outcome.outputs for stage, outcome in other.outcomes.items()} == same
