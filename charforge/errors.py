@@ -8,6 +8,10 @@ specs, stores or models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+
+MAX_PROBLEMS = 50
+"""Of one file that are shown; the others are counted."""
 
 
 class CharForgeError(Exception):
@@ -61,12 +65,18 @@ class Problem:
 
 
 class FileProblems(CharForgeError):
-    """All problems of the files that were read, reported at once, in file and line order."""
+    """All problems of the files that were read, reported at once, in file and line order, each once."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda p: (p.file, p.line or 0))
-        super().__init__(f"{len(problems)} problem(s)")
+        self.problems = sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line or 0))
+        super().__init__(f"{len(self.problems)} problem(s)")
 
     def render(self) -> str:
-        """Return each problem, separated by an empty line."""
-        return "\n\n".join(problem.render() for problem in self.problems)
+        """Return each problem, separated by an empty line; of each file at most 50, and how many more there are."""
+        texts = []
+        for file, problems in groupby(self.problems, key=lambda p: p.file):
+            found = list(problems)
+            texts += [problem.render() for problem in found[:MAX_PROBLEMS]]
+            if len(found) > MAX_PROBLEMS:
+                texts.append(f"… and {len(found) - MAX_PROBLEMS:,} more in {file}")
+        return "\n\n".join(texts)

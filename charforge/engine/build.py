@@ -7,12 +7,14 @@ done, so that a stage run again replays every unchanged call for nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical
@@ -29,7 +31,8 @@ STOPPED = "stopped"  # another failure ended the build before this could finish
 STALE = "stale"  # plan only: it would run
 UNKNOWN = "unknown"  # plan only: it depends on what a stale stage will make
 
-_REPAIRS = 3
+Perform = Callable[[], Awaitable[tuple[bytes, dict[str, Any]]]]
+"""Makes a call: gives the reply's bytes and a side record (times, usage) that is no part of it."""
 
 
 @dataclass(slots=True)
@@ -67,8 +70,11 @@ class Listener:
         """Something the user should know."""
 
 
-class _StopError(Exception):
-    """Raised inside a running stage once the build is stopping: no new call begins."""
+class _StopError(BaseException):
+    """Raised inside a running stage once it, or the build, is ending: no new call begins.
+
+    No Exception, so that a stage that forgives a failing call cannot take this for one and finish without it.
+    """
 
 
 @dataclass(slots=True)
@@ -82,7 +88,10 @@ class Context:
     _build: Build
     _inputs: Mapping[str, str]
     _calls: list[str] = field(default_factory=list)
-    _made: int = 0
+    _made: list[str] = field(default_factory=list)
+    _in_flight: set[asyncio.Future[None]] = field(default_factory=set)
+    _ended: bool = False
+    _refused: bool = False
 
     def digest(self, name: str) -> str:
         """Return the digest of an input."""
@@ -101,17 +110,37 @@ class Context:
         """Tell the user how far the stage is."""
         self._build.listener.stage_progress(self.stage.name, done, total, note)
 
-    async def call(
-        self, action: Action, perform: Callable[[], Awaitable[tuple[bytes, dict[str, Any]]]]
-    ) -> bytes:
-        """Return the reply of a call: the recorded one if there is one, else `perform()`'s, once it is durable.
-
-        `perform` returns (reply bytes, side record).
-        """
+    async def call(self, action: Action, perform: Perform) -> bytes:
+        """Return the reply of a call: the recorded one if there is one, else `perform()`'s, once it is durable."""
+        if self._ended:
+            self.refuse()
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight.add(landed)
+        try:
+            data, made = await self._build.call(self, action, perform)
+        finally:
+            self._in_flight.discard(landed)
+            landed.set_result(None)
         self._calls.append(action.digest)
-        data, made = await self._build.call(self.stage.name, action, perform)
-        self._made += made
+        if made:
+            self._made.append(action.digest)
         return data
+
+    def go_on(self) -> None:
+        """Raise `_StopError` if no new call may begin."""
+        if self._ended or self._build.stopping:
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise `_StopError`, and remember that it was: a stage that swallowed it has not done its work."""
+        self._refused = True
+        raise _StopError
+
+    async def end(self) -> None:
+        """Begin no new call, and wait for those in flight: they may be paid for."""
+        self._ended = True
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
 
 
 class Build:
@@ -137,7 +166,8 @@ class Build:
         self._slots = asyncio.Semaphore(jobs)
         self._flights: dict[str, asyncio.Future[bytes]] = {}
         self._checkouts: dict[str, asyncio.Task[Path]] = {}
-        self._stopping = False
+        self.stopping = False
+        """Something failed, and no new work begins."""
 
     async def run(self, targets: Iterable[str]) -> dict[str, Outcome]:
         """Bring the targets up to date and return what became of each stage needed, in graph order.
@@ -145,17 +175,24 @@ class Build:
         A blob found damaged on the way is named, set aside, and made again by a further round.
         """
         needed = self.graph.needed(targets)
-        for _ in range(_REPAIRS):
-            outcomes = await self._round(needed)
+        outcomes: dict[str, Outcome] = {}
+        repaired: set[str] = set()
+        while True:
+            earlier, outcomes = outcomes, await self._round(needed)
+            for name, before in earlier.items():
+                # What an earlier round ran is up to date in this one, and was not before the build.
+                now = outcomes[name]
+                if before.status == RAN and now.status == UP_TO_DATE and before.action == now.action:
+                    outcomes[name] = before
             damage = [outcome.error for outcome in outcomes.values() if isinstance(outcome.error, Damaged)]
-            if not damage:
-                break
+            if repaired.issuperset(error.digest for error in damage):
+                return outcomes
             for error in damage:
+                repaired.add(error.digest)
                 self.listener.note(f"{error.message}; rebuilding what made it")
-        return outcomes
 
     async def _round(self, needed: list[Stage]) -> dict[str, Outcome]:
-        self._stopping = False
+        self.stopping = False
         tasks: dict[str, asyncio.Task[Outcome]] = {}
         for stage in needed:
             upstream = {name: tasks[name] for name in stage.upstream()}
@@ -176,117 +213,155 @@ class Build:
         for name, result in made.items():
             if result.outputs is None:
                 return self._finished(Outcome(stage.name, BLOCKED, blocked_by=name))
-        action = action_of(stage, {name: result.outputs or {} for name, result in made.items()})
+        try:
+            action = action_of(stage, {name: result.outputs or {} for name, result in made.items()})
+        except EngineError as error:
+            return self._failed(Outcome(stage.name, FAILED), error)
         trace = self.store.find(action.digest)
         if trace is not None:
             return await self._hit(stage, trace)
-        if self._stopping:
-            return self._finished(Outcome(stage.name, STOPPED))
-        why = self._why(stage, action)
-        async with self.claims.hold(action.digest):
-            # Looked up again: another process may have finished it before the claim was ours.
-            trace = self.store.find(action.digest)
-            if trace is not None:
-                return await self._hit(stage, trace)
-            return await self._execute(stage, action, why)
+        outcome = Outcome(stage.name, STOPPED, action.digest, reasons=why_stale(self.store, stage, action))
+
+        def waiting(polls: int) -> None:
+            if self.stopping:
+                raise _StopError
+            if polls == 0:
+                self.listener.note(f"{stage.name}: another build is making it; waiting for that one")
+
+        with suppress(_StopError):
+            if self.stopping:
+                raise _StopError
+            async with self.claims.hold(action.digest, waiting):
+                # Looked up again: another process may have finished it before the claim was ours.
+                trace = self.store.find(action.digest)
+                if trace is not None:
+                    return await self._hit(stage, trace)
+                if self.stopping:
+                    raise _StopError
+                return await self._execute(stage, action, outcome)
+        return self._finished(outcome)
 
     async def _hit(self, stage: Stage, trace: Trace) -> Outcome:
         last = self.store.last(stage.name)
         if last is None or last[0] != trace.action:
-            await asyncio.wrap_future(self.store.set_last(stage.name, trace.action, []))
+            await _durable(self.store.set_last(stage.name, trace.action, []))
         return self._finished(Outcome(stage.name, UP_TO_DATE, trace.action, trace.outputs))
 
-    def _why(self, stage: Stage, action: Action) -> list[Reason]:
+    async def _execute(self, stage: Stage, action: Action, outcome: Outcome) -> Outcome:
         last = self.store.last(stage.name)
-        was = None if last is None else self.store.action_body(last[0])
-        return reasons(was, action.body(), {name: ref.label for name, ref in stage.inputs.items()})
-
-    async def _execute(self, stage: Stage, action: Action, why: list[Reason]) -> Outcome:
-        outcome = Outcome(stage.name, RAN, action.digest, reasons=why)
-        self.listener.stage_started(stage.name, why)
+        self.listener.stage_started(stage.name, outcome.reasons)
         began, clock = time.time(), time.perf_counter()
+        context = Context(stage, action.params, Path(), {}, self, action.inputs)
         try:
             with self.store.scratch() as scratch:
-                context = Context(stage, action.params, scratch, {}, self, action.inputs)
-                outputs = await stage.run(context)
+                context.scratch = scratch
+                outputs = await self._run(stage, context, outcome)
                 packed = await asyncio.to_thread(self.store.pack, outputs)
             sources = {name: ref.data for name, ref in stage.inputs.items() if isinstance(ref, Source)}
             # What was read travels with the trace: an audit can replay the stage without the checkout.
             packed.inline |= (await asyncio.to_thread(self.store.pack, sources)).inline
-            calls = canonical(sorted(set(context._calls)))  # noqa: SLF001 - the two are one thing
-            kept = self.store.pack({"calls": calls})
+            lists = {"calls": context._calls, "made": context._made}  # noqa: SLF001
+            kept = self.store.pack({name: canonical(sorted(set(calls))) for name, calls in lists.items()})
             packed.inline |= kept.inline
-            outcome.calls_made = context._made  # noqa: SLF001
-            outcome.calls_replayed = len(context._calls) - context._made  # noqa: SLF001
             outcome.seconds = time.perf_counter() - clock
             record = {
                 **context.record,
                 "started": began,
                 "seconds": outcome.seconds,
-                "calls": kept.outputs["calls"],
+                **kept.outputs,
+                "previous": None if last is None else last[0],
                 "calls_made": outcome.calls_made,
                 "calls_replayed": outcome.calls_replayed,
                 "environment": self._environment,
             }
-            await asyncio.wrap_future(self.store.record(action, packed, record))
-            await asyncio.wrap_future(self.store.set_last(stage.name, action.digest, list(why)))
-            outcome.outputs = packed.outputs
-        except _StopError:
-            outcome.status = STOPPED
+            # Queued together, so that one commit can take both.
+            written = self.store.record(action, packed, record)
+            noted = self.store.set_last(stage.name, action.digest, list(outcome.reasons))
+            await _durable(written)
+            await _durable(noted)
+            outcome.status, outcome.outputs = RAN, packed.outputs
         except Exception as error:  # noqa: BLE001 - one stage's failure is an outcome; the caller tells bugs apart
-            outcome.status, outcome.error = FAILED, error
-            if not self._keep_going:
-                self._stopping = True
+            outcome.seconds = time.perf_counter() - clock
+            return self._failed(outcome, error)
+        return self._finished(outcome)
+
+    async def _run(self, stage: Stage, context: Context, outcome: Outcome) -> Mapping[str, bytes | Path]:
+        """Run a stage to its end, and its calls in flight to theirs, however it ends; a cancelled build drops both."""
+        outputs: Mapping[str, bytes | Path] = {}
+        failure: BaseException | None = None
+        try:
+            outputs = await stage.run(context)
+            if context._refused:  # noqa: SLF001 - the two classes are one thing
+                failure = _StopError()
+        except asyncio.CancelledError:
+            if _being_cancelled():
+                raise
+            failure = RuntimeError(f"stage {stage.name} ended in a cancellation that nobody asked for")
+        except (Exception, _StopError) as error:  # noqa: BLE001 - raised below
+            failure = error
+        if isinstance(failure, Exception) and not self._keep_going:
+            self.stopping = True
+        await context.end()
+        outcome.calls_made = len(context._made)  # noqa: SLF001
+        outcome.calls_replayed = len(context._calls) - outcome.calls_made  # noqa: SLF001
+        if failure is not None:
+            raise failure
+        return outputs
+
+    def _failed(self, outcome: Outcome, error: Exception) -> Outcome:
+        outcome.status, outcome.error = FAILED, error
+        if not self._keep_going:
+            self.stopping = True
         return self._finished(outcome)
 
     def _finished(self, outcome: Outcome) -> Outcome:
         self.listener.stage_finished(outcome)
         return outcome
 
-    async def call(
-        self, stage: str, action: Action, perform: Callable[[], Awaitable[tuple[bytes, dict[str, Any]]]]
-    ) -> tuple[bytes, bool]:
+    async def call(self, context: Context, action: Action, perform: Perform) -> tuple[bytes, bool]:
         """Return a call's reply, and whether it was made now. The same call asked for twice is made once."""
         digest = action.digest
-        flight = self._flights.get(digest)
-        if flight is not None:
-            return await asyncio.shield(flight), False
+        while (flight := self._flights.get(digest)) is not None:
+            try:
+                return await asyncio.shield(flight), False
+            except asyncio.CancelledError:
+                if _being_cancelled() or not flight.cancelled():
+                    raise
+                # Whoever was making it gave up, which is no reason to do so here.
         reply = self._replay(digest)
         if reply is not None:
             return reply, False
-        flight = asyncio.get_running_loop().create_future()
-        self._flights[digest] = flight
+        flight = self._flights[digest] = asyncio.get_running_loop().create_future()
         try:
-            reply, made = await self._make(stage, action, perform)
-            flight.set_result(reply)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                flight.set_exception(error)
-                with suppress(Exception):
-                    flight.exception()  # retrieved, should nobody else wait for it
-            else:
-                flight.cancel()
+            reply, made = await self._make(context, action, perform)
+        except Exception as error:
+            flight.set_exception(error)
+            flight.exception()  # retrieved, should nobody else wait for it
             raise
+        except BaseException:
+            flight.cancel()
+            raise
+        else:
+            flight.set_result(reply)
         finally:
             del self._flights[digest]
         return reply, made
 
-    async def _make(
-        self, stage: str, action: Action, perform: Callable[[], Awaitable[tuple[bytes, dict[str, Any]]]]
-    ) -> tuple[bytes, bool]:
-        async with self._slots:
-            if self._stopping:
-                raise _StopError
-            async with self.claims.hold(action.digest):
-                reply = self._replay(action.digest)  # again: another process may have made it meanwhile
-                if reply is not None:
-                    return reply, False
-                clock = time.perf_counter()
-                reply, record = await perform()
-                record = {**record, "seconds": time.perf_counter() - clock, "stage": stage}
-                packed = self.store.pack({"reply": reply})
-                await asyncio.wrap_future(self.store.record(action, packed, record))
-        self.listener.call_made(stage, action.digest, record)
+    async def _make(self, context: Context, action: Action, perform: Perform) -> tuple[bytes, bool]:
+        async with self._slots, self.claims.hold(action.digest, lambda _polls: context.go_on()):
+            reply = self._replay(action.digest)  # again: another process may have made it meanwhile
+            if reply is not None:
+                return reply, False
+            context.go_on()
+            if self.store.lost(action.digest):
+                text = f"the recorded reply of call {action.digest[:12]} is gone from the store, or damaged"
+                self.listener.note(f"{context.stage.name}: {text}; asking again")
+            clock = time.perf_counter()
+            reply, record = await perform()
+            record = {**record, "seconds": time.perf_counter() - clock, "stage": context.stage.name}
+            packed = self.store.pack({"reply": reply})
+            await _durable(self.store.record(action, packed, record))
+        self.listener.call_made(context.stage.name, action.digest, record)
         return reply, True
 
     def _replay(self, call: str) -> bytes | None:
@@ -295,8 +370,7 @@ class Build:
             return None
         try:
             return self.store.read(trace.outputs["reply"])
-        except Damaged as error:
-            self.listener.note(f"{error.message}: a recorded reply is lost, and is asked for again")
+        except Damaged:
             return None
 
     async def checkout(self, tree: str) -> Path:
@@ -333,11 +407,20 @@ def plan(store: Store, graph: Graph, targets: Iterable[str]) -> dict[str, Planne
         if trace is not None:
             planned[stage.name] = Planned(stage.name, UP_TO_DATE, action.digest, trace.outputs, [])
             continue
-        last = store.last(stage.name)
-        was = None if last is None else store.action_body(last[0])
-        why = reasons(was, action.body(), {name: ref.label for name, ref in stage.inputs.items()})
+        why = why_stale(store, stage, action)
         planned[stage.name] = Planned(stage.name, STALE, action.digest, None, why)
     return planned
+
+
+def why_stale(store: Store, stage: Stage, action: Action) -> list[Reason]:
+    """Return why a stage has to run, given that the store has no whole trace of its action."""
+    if store.lost(action.digest):
+        return [{"kind": "lost"}]
+    last = store.last(stage.name)
+    was = None if last is None else store.action_body(last[0])
+    # The canonical form on both sides: there 1.0 is 1 and a tuple a list.
+    now = json.loads(action.canonical)
+    return reasons(was, now, {name: ref.label for name, ref in stage.inputs.items()})
 
 
 def action_of(stage: Stage, made: Mapping[str, Mapping[str, str]]) -> Action:
@@ -354,3 +437,23 @@ def action_of(stage: Stage, made: Mapping[str, Mapping[str, str]]) -> Action:
         else:
             inputs[name] = ref.digest
     return Action(stage.kind, stage.version, stage.params, inputs)
+
+
+async def _durable(write: Future[None]) -> None:
+    """Wait for a write to the store.
+
+    Also through a cancellation (it is the milliseconds of a commit), so that no claim ends before what it was for is
+    there for others to find.
+    """
+    try:
+        await asyncio.wrap_future(write)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await asyncio.wrap_future(write)
+        raise
+
+
+def _being_cancelled() -> bool:
+    """Say whether the running task was asked to end, rather than awaiting something that was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,11 +28,12 @@ class Claims:
         self._file.close()
 
     @asynccontextmanager
-    async def hold(self, action: str) -> AsyncIterator[None]:
+    async def hold(self, action: str, waiting: Callable[[int], None] | None = None) -> AsyncIterator[None]:
         """Wait for the claim on an action digest, and hold it.
 
-        Look for a trace again once it is held. Two digests that share their first 62 bits only wait for
-        each other needlessly.
+        Look for a trace again once it is held. While another process has it, `waiting` is called at each look with the
+        number of looks before; it may raise to give up. Two digests that share their first 62 bits only wait
+        for each other needlessly.
         """
         offset = int(action[:16], 16) >> 2
         # The kernel does not hold a process off from its own locks, so inside the process a plain lock does.
@@ -40,7 +41,11 @@ class Claims:
         users.append(None)
         try:
             async with lock:
+                polls = 0
                 while not self._try(offset):
+                    if waiting is not None:
+                        waiting(polls)
+                    polls += 1
                     await asyncio.sleep(_POLL_SECONDS)
                 try:
                     yield

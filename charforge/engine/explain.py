@@ -5,6 +5,7 @@ Whoever finds a stage stale records these reasons; printing them is all that is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -86,12 +87,18 @@ def _pair(was: Any, now: Any) -> str:
         )
         start = max(0, start - 15)
         return f"from …{_short(was[start : start + 40])} to …{_short(now[start : start + 40])}"
-    return f"{_short(was)} → {_short(now)}"
+    before, after = _short(was), _short(now)
+    if before == after:  # a change of type, or of white space
+        before, after = _clip(json.dumps(was, ensure_ascii=False)), _clip(json.dumps(now, ensure_ascii=False))
+    return f"{before} → {after}"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value) if isinstance(value, float) else str(value)
-    text = " ".join(text.split())
+    return _clip(" ".join(text.split()))
+
+
+def _clip(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

@@ -61,9 +61,8 @@ def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
                         blobs.update(entry["digest"] for entry in store.manifest(digest).values())
                     except Damaged:
                         continue
-            calls = trace.record.get("calls")
-            if calls is not None:
-                blobs.add(calls)
+            blobs.update(trace.record[key] for key in ("calls", "made") if key in trace.record)
+            if (calls := trace.record.get("calls")) is not None:
                 try:
                     waiting.extend(json.loads(store.read(calls)))
                 except Damaged:

@@ -21,13 +21,13 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from charforge.engine.digest import Action, canonical, of_bytes
+from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
 from charforge.engine.errors import Damaged, EngineError
 
 FORMAT = 1
@@ -93,15 +93,24 @@ class Store:
         self.root = root
         self._on_durable = on_durable or (lambda _what: None)
         self._verified: set[str] = set()
-        with _explained(root):
+        with contextlib.ExitStack() as undo, _explained(root):
             for folder in (root, root / "objects", root / "tmp", root / "trees"):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.users = (root / "users").open("a+b")
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except (FileExistsError, NotADirectoryError) as error:
+                    raise EngineError(
+                        f"cannot make the folder {folder}: a file is in the way", "move it away and rerun"
+                    ) from error
+            self.users = undo.enter_context((root / "users").open("a+b"))
+            self._sweep_scratch()
             # Held shared while the store is open; gc takes it exclusively.
             fcntl.flock(self.users, fcntl.LOCK_SH)
-            self._db = self._connect()
-            self._prepare()
-        self._writer = _Writer(self._connect, self._on_durable, root)
+            # SQLite does not wait but fails where two processes turn a new file to WAL mode at once.
+            with self.alone("open"):
+                self._db = undo.enter_context(contextlib.closing(self._connect()))
+                self._prepare()
+                self._writer = _Writer(self._connect(), self._on_durable, root)
+            undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -125,11 +134,12 @@ class Store:
         packed = Packed()
         with _explained(self.root):
             for name, value in sorted(outputs.items()):
+                folder = not isinstance(value, bytes) and value.is_dir()
+                if folder != name.endswith("/"):
+                    raise ValueError(f"output {name!r}: a folder's name ends in '/', and no other's does")
                 if isinstance(value, bytes):
                     packed.outputs[name] = self._pack_bytes(value, packed.inline)
-                elif value.is_dir():
-                    if not name.endswith("/"):
-                        raise ValueError(f"output {name!r} is a folder, so its name must end in '/'")
+                elif folder:
                     packed.outputs[name] = self._pack_tree(value, packed.inline)
                 else:
                     packed.outputs[name], _ = self._put_file(value)
@@ -167,7 +177,9 @@ class Store:
 
     def _install(self, temporary: Path, digest: str) -> None:
         target = self._object(digest)
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _fsync(target.parent.parent)
         temporary.chmod(0o444)
         _fsync(temporary)
         temporary.rename(target)
@@ -176,15 +188,16 @@ class Store:
 
     def has(self, digest: str) -> bool:
         """Say whether the blob is there, without reading it."""
-        row = self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
-        return row is not None or self._object(digest).exists()
+        return (
+            bool(self._rows("SELECT 1 FROM blobs WHERE digest = ?", digest)) or self._object(digest).exists()
+        )
 
     def read(self, digest: str) -> bytes:
         """Return a blob's bytes, checked against its name. Raises Damaged; the blob is then out of the store."""
+        rows = self._rows("SELECT data FROM blobs WHERE digest = ?", digest)
         with _explained(self.root):
-            row = self._db.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).fetchone()
-            if row is not None:
-                data = bytes(row[0])
+            if rows:
+                data: bytes = rows[0][0]
             else:
                 try:
                     data = self._object(digest).read_bytes()
@@ -196,13 +209,15 @@ class Store:
         return data
 
     def copy(self, digest: str, target: Path) -> None:
-        """Write a blob to `target` (which must not exist), checked against its name on the way. Raises Damaged."""
+        """Write a blob to `target` (which must not exist), checked against its name on the way.
+
+        Raises Damaged, and OSError as it comes: `target` may lie on another disk than the store.
+        """
         source = self._object(digest)
         if not source.exists():
             target.write_bytes(self.read(digest))
             return
-        with _explained(self.root):
-            found, _ = copy_hashed(source, target)
+        found, _ = copy_hashed(source, target)
         if found != digest:
             target.unlink()
             self.discard(digest)
@@ -220,20 +235,38 @@ class Store:
         """
         folder = self.root / "trees" / digest
         manifest = self.manifest(digest)
-        if digest not in self._verified:
-            for name in manifest:
-                self._check_object(manifest[name]["digest"])
-            self._verified.add(digest)
-        if not folder.exists():
-            with _explained(self.root), self.scratch() as scratch:
-                for name, entry in manifest.items():
-                    target = scratch / "tree" / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    # A hard link: both names are ours, read-only, and on one file system.
-                    os.link(self._object(entry["digest"]), target)
-                with contextlib.suppress(FileExistsError, OSError):
-                    (scratch / "tree").rename(folder)
+        with _explained(self.root):
+            if digest not in self._verified:
+                for name in manifest:
+                    self._check_object(manifest[name]["digest"])
+                self._verified.add(digest)
+            if not self._linked(folder, manifest):
+                with self.scratch() as scratch:
+                    (scratch / "tree").mkdir()
+                    for name, entry in manifest.items():
+                        target = scratch / "tree" / name
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        # A hard link: both names are ours, read-only, and on one file system.
+                        os.link(self._object(entry["digest"]), target)
+                    with contextlib.suppress(FileNotFoundError):
+                        folder.rename(scratch / "old")
+                    try:
+                        (scratch / "tree").rename(folder)
+                    except OSError:
+                        # Another process was quicker.
+                        if not self._linked(folder, manifest):
+                            raise
         return folder
+
+    def _linked(self, folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Say whether a checked-out tree is whole: removing one may have been cut short, an object may be a new file."""
+        try:
+            return folder.is_dir() and all(
+                (folder / name).stat().st_ino == self._object(entry["digest"]).stat().st_ino
+                for name, entry in manifest.items()
+            )
+        except FileNotFoundError:
+            return False
 
     def _check_object(self, digest: str) -> None:
         path = self._object(digest)
@@ -251,13 +284,11 @@ class Store:
 
         The bytes of a large one are kept under `damaged/` for whoever wants to know what happened.
         """
-        path = self._object(digest)
-        if path.exists():
-            aside = self.root / "damaged"
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / digest)
-            for tree in (self.root / "trees").iterdir():
-                shutil.rmtree(tree, ignore_errors=True)
+        aside = self.root / "damaged"
+        aside.mkdir(exist_ok=True)
+        # Not there: it is a small one, or another process was quicker.
+        with contextlib.suppress(FileNotFoundError):
+            self._object(digest).rename(aside / digest)
         self._write([("DELETE FROM blobs WHERE digest = ?", (digest,))]).result()
 
     def _object(self, digest: str) -> Path:
@@ -267,18 +298,14 @@ class Store:
 
     def find(self, action: str) -> Trace | None:
         """Return the first observation of an action whose outputs are all there; None if there is none."""
-        with _explained(self.root):
-            rows = self._db.execute(
-                "SELECT observation, outputs, record, seal FROM traces WHERE action = ? ORDER BY observation",
-                (action,),
-            ).fetchall()
-            for observation, outputs_json, record_json, seal in rows:
-                if _seal(action, observation, outputs_json) != seal:
-                    continue
-                outputs: dict[str, str] = json.loads(outputs_json)
-                if all(self._whole(name, digest) for name, digest in outputs.items()):
-                    return Trace(action, observation, outputs, json.loads(record_json))
+        for trace in self.observations(action):
+            if all(self._whole(name, digest) for name, digest in trace.outputs.items()):
+                return trace
         return None
+
+    def lost(self, action: str) -> bool:
+        """Say whether an action for which `find` gives nothing had been recorded all the same."""
+        return bool(self._rows("SELECT 1 FROM traces WHERE action = ?", action))
 
     def _whole(self, name: str, digest: str) -> bool:
         if not self.has(digest):
@@ -299,26 +326,26 @@ class Store:
             for name, data in packed.inline.items()
         ]
         statements.append(("INSERT OR IGNORE INTO actions VALUES (?, ?)", (digest, action.canonical)))
-        row = self._db.execute("SELECT max(observation) FROM traces WHERE action = ?", (digest,)).fetchone()
-        observation = 0 if row[0] is None else row[0] + 1
-        seal = _seal(digest, observation, outputs_json)
-        statements.append(
-            (
-                "INSERT INTO traces VALUES (?, ?, ?, ?, ?)",
-                (digest, observation, outputs_json, json.dumps(record), seal),
-            )
-        )
+        record_json = json.dumps(record)
+        newest = self._rows("SELECT max(observation) FROM traces WHERE action = ?", digest)[0][0]
+        observation = 0 if newest is None else newest + 1
+        seal = _seal(digest, observation, outputs_json, record_json)
+        row = (digest, observation, outputs_json, record_json, seal)
+        statements.append(("INSERT INTO traces VALUES (?, ?, ?, ?, ?)", row))
         return self._write(statements)
 
     def action_body(self, action: str) -> dict[str, Any] | None:
-        """Return the recorded `{kind, version, params, inputs}` of an action digest, None if it was never recorded."""
-        row = self._db.execute("SELECT body FROM actions WHERE digest = ?", (action,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """Return the recorded `{kind, version, params, inputs}` of an action digest, None if there is none (or no more)."""
+        rows = self._rows("SELECT body FROM actions WHERE digest = ?", action)
+        if not rows or of_bytes(ACTION_DOMAIN + rows[0][0]) != action:
+            return None
+        body: dict[str, Any] = json.loads(rows[0][0])
+        return body
 
     def last(self, stage: str) -> tuple[str, list[Any]] | None:
         """Return which action a stage last came from, and why it had run then (reasons as data)."""
-        row = self._db.execute("SELECT action, reasons FROM stages WHERE name = ?", (stage,)).fetchone()
-        return None if row is None else (row[0], json.loads(row[1]))
+        rows = self._rows("SELECT action, reasons FROM stages WHERE name = ?", stage)
+        return (rows[0][0], json.loads(rows[0][1])) if rows else None
 
     def set_last(self, stage: str, action: str, reasons: list[Any]) -> Future[None]:
         """Remember which action a stage came from, and why it ran."""
@@ -327,25 +354,38 @@ class Store:
 
     def stages(self) -> dict[str, str]:
         """Return every stage ever built here with the action it last came from."""
-        return dict(self._db.execute("SELECT name, action FROM stages"))
+        return dict(self._rows("SELECT name, action FROM stages"))
 
     def observations(self, action: str) -> list[Trace]:
-        """Return every observation of an action, whole or not."""
-        rows = self._db.execute(
-            "SELECT observation, outputs, record FROM traces WHERE action = ? ORDER BY observation", (action,)
+        """Return every observation of an action whose own row is sound, whether or not its blobs are there."""
+        rows = self._rows(
+            "SELECT observation, outputs, record, seal FROM traces WHERE action = ? ORDER BY observation",
+            action,
         )
-        return [Trace(action, row[0], json.loads(row[1]), json.loads(row[2])) for row in rows]
+        return [
+            Trace(action, observation, json.loads(outputs), json.loads(record))
+            for observation, outputs, record, seal in rows
+            if _seal(action, observation, outputs, record) == seal
+        ]
+
+    def files(self, outputs: Iterable[tuple[str, str]]) -> Iterator[Path]:
+        """Return the paths of the large blobs that outputs (name, digest) stand on."""
+        for name, digest in outputs:
+            if name.endswith("/"):
+                yield from (self._object(entry["digest"]) for entry in self.manifest(digest).values())
+            elif (path := self._object(digest)).exists():
+                yield path
 
     # -- for gc --------------------------------------------------------------------------------------------------
 
     def all_actions(self) -> Iterator[str]:
         """Every action digest in the store."""
-        for (digest,) in self._db.execute("SELECT digest FROM actions"):
+        for (digest,) in self._rows("SELECT digest FROM actions"):
             yield digest
 
     def inline_blobs(self) -> Iterator[tuple[str, int]]:
         """Every small blob: (digest, size)."""
-        yield from self._db.execute("SELECT digest, length(data) FROM blobs")
+        yield from self._rows("SELECT digest, length(data) FROM blobs")
 
     def objects(self) -> Iterator[tuple[str, Path]]:
         """Every large blob: (digest, path)."""
@@ -368,9 +408,10 @@ class Store:
 
     def view_entries(self, prefix: str) -> dict[str, tuple[str, int, int, int]]:
         """Return `{path: (digest, size, mtime_ns, inode)}` of the view files under a folder written by earlier builds."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT path, digest, size, mtime_ns, inode FROM views WHERE path >= ? AND path < ?",
-            (prefix + "/", prefix + "0"),
+            prefix + "/",
+            prefix + "0",
         )
         return {path: (digest, size, mtime_ns, inode) for path, digest, size, mtime_ns, inode in rows}
 
@@ -397,8 +438,28 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def alone(self, doing: str) -> Iterator[None]:
+        """Keep other processes from doing the same meanwhile. For moments only: it blocks."""
+        with (self.root / f"{doing}.lock").open("a+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _sweep_scratch(self) -> None:
+        """Remove what killed processes left in `tmp/`, if nobody else has the store open."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (self.root / "tmp").iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _rows(self, sql: str, *values: str) -> list[Any]:
+        with _explained(self.root):
+            return self._db.execute(sql, values).fetchall()
+
     def _write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> Future[None]:
         done: Future[None] = Future()
+        # From here on nobody can cancel it: a waiter that is cancelled must not take a paid reply with it.
+        done.set_running_or_notify_cancel()
         self._writer.put(_Entry(statements, done))
         return done
 
@@ -428,20 +489,22 @@ class Store:
 class _Writer(threading.Thread):
     """Commits queued entries in groups, in order, on a connection of its own."""
 
-    def __init__(
-        self, connect: Callable[[], sqlite3.Connection], on_durable: Callable[[str], None], root: Path
-    ) -> None:
+    def __init__(self, db: sqlite3.Connection, on_durable: Callable[[str], None], root: Path) -> None:
         super().__init__(name="charforge-store-writer", daemon=True)
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._db = connect()
+        self._db = db
         self._on_durable = on_durable
         self._root = root
+        self._stopped = False
         self.start()
 
     def put(self, entry: _Entry) -> None:
+        if self._stopped:
+            raise RuntimeError("the store is closed")
         self._queue.put(entry)
 
     def stop(self) -> None:
+        self._stopped = True
         self._queue.put(None)
         self.join()
         self._db.close()
@@ -478,8 +541,12 @@ class _Writer(threading.Thread):
                     raise
             self._on_durable("commit")
         except BaseException as error:  # noqa: BLE001 - each waiting caller must hear of it
-            for entry in group:
-                entry.done.set_exception(error)
+            if len(group) > 1 and not isinstance(error, EngineError):
+                # One bad entry must not take the others, which may be paid for, with it.
+                for entry in group:
+                    self._commit([entry])
+                return
+            group[0].done.set_exception(error)
         else:
             for entry in group:
                 entry.done.set_result(None)
@@ -497,9 +564,9 @@ def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
     return hasher.hexdigest(), size
 
 
-def _seal(action: str, observation: int, outputs_json: str) -> str:
+def _seal(action: str, observation: int, outputs_json: str, record_json: str) -> str:
     """A trace's own checksum: SQLite notices a torn page, but not a flipped byte inside one."""
-    return of_bytes(f"{action}\n{observation}\n{outputs_json}".encode())[:16]
+    return of_bytes(f"{action}\n{observation}\n{outputs_json}\n{record_json}".encode())[:16]
 
 
 def _fsync(path: Path) -> None:

@@ -22,29 +22,35 @@ def sync(store: Store, folder: Path, files: Mapping[str, str]) -> list[Path]:
             wanted |= {name + inner: entry["digest"] for inner, entry in store.manifest(digest).items()}
         else:
             wanted[name] = digest
-    prefix = f"{folder.parent.name}/{folder.name}"
-    known = store.view_entries(prefix)
-    added: dict[str, tuple[str, int, int, int]] = {}
     try:
-        for name, digest in wanted.items():
-            path = folder / name
-            if (current := _stamp(path)) is not None and known.get(f"{prefix}/{name}") == (digest, *current):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".part")
-            temporary.unlink(missing_ok=True)
-            store.copy(digest, temporary)
-            temporary.rename(path)
-            added[f"{prefix}/{name}"] = (digest, *_must_stamp(path))
-        gone = [key for key in known if key.removeprefix(prefix + "/") not in wanted]
-        for key in gone:
-            _remove(folder, key.removeprefix(prefix + "/"))
+        # Two builds of one character end at the same moment: the second waited for the first.
+        with store.alone("view"):
+            _write(store, folder, wanted)
     except OSError as error:
         raise EngineError(
             f"cannot write {error.filename or folder}: {error.strerror}", "mend that and rerun"
         ) from error
-    store.set_view_entries(added, gone)
     return [folder / name for name in wanted]
+
+
+def _write(store: Store, folder: Path, wanted: Mapping[str, str]) -> None:
+    prefix = f"{folder.parent.name}/{folder.name}"
+    known = store.view_entries(prefix)
+    added: dict[str, tuple[str, int, int, int]] = {}
+    for name, digest in wanted.items():
+        path = folder / name
+        if (current := _stamp(path)) is not None and known.get(f"{prefix}/{name}") == (digest, *current):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.unlink(missing_ok=True)
+        store.copy(digest, temporary)
+        temporary.rename(path)
+        added[f"{prefix}/{name}"] = (digest, *_must_stamp(path))
+    gone = [key for key in known if key.removeprefix(prefix + "/") not in wanted]
+    for key in gone:
+        _remove(folder, key.removeprefix(prefix + "/"))
+    store.set_view_entries(added, gone)
 
 
 def _remove(folder: Path, name: str) -> None:
