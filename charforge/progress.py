@@ -22,12 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Progress(Listener):
     """Prints what the engine tells."""
 
-    def __init__(self, stages: int) -> None:
-        self._stages = stages
+    def __init__(self) -> None:
         self._live = Bars() if sys.stderr.isatty() else None
         self._since: dict[str, float] = {}
         self._said: dict[str, float] = {}
-        self._replayed: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -58,7 +56,8 @@ class Progress(Listener):
         rate = done / seconds if seconds else 0.0
         left = f", {_time((total - done) / rate)} left" if rate and done < total else ""
         more = f", {clean(note)}" if note else ""
-        self._print(f"{stage}: {done}/{total}, {rate:.1f}/s{left}{more}")
+        pace = f"{rate:.1f}/s" if rate >= 1 or not rate else f"{_time(1 / rate)} each"
+        self._print(f"{stage}: {done}/{total}, {pace}{left}{more}")
 
     def stage_finished(self, outcome: Outcome) -> None:
         """Say what became of a stage that ran."""

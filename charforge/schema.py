@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -20,8 +20,6 @@ from charforge.errors import MAX_PROBLEMS
 from charforge.safe_yaml import shown
 
 if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-
     from charforge.safe_yaml import KeyPath
 
 _MATCHED = 64  # characters
@@ -46,29 +44,25 @@ class Fault:
 
 def faults(value: Any, schema: dict[str, Any], *, partial: bool = False) -> list[Fault]:
     """Return everything that is wrong with `value`, at most one fault a path. `partial`: missing keys are no fault."""
-    errors = _validator(schema).iter_errors(value)
     found: dict[KeyPath, Fault] = {}
     unknown = 0
-    for error in (leaf for error in errors for leaf in _leaves(error)):
+    for error in _leaves(_validator()(schema).iter_errors(value)):
         path = tuple(error.absolute_path)
         match error.validator:
             case "additionalProperties":
-                known = error.schema["properties"]
-                for key in error.instance:
-                    if key not in known:
-                        unknown += 1
-                        # Nobody reads the hint of the 51st, and to search for near words takes its time.
-                        hint = _unknown_hint(key, list(known), schema) if unknown <= MAX_PROBLEMS else None
-                        secret = is_secret(key)
-                        found[*path, key] = Fault(
-                            (*path, key), "unknown key", hint, at_key=True, secret=secret
-                        )
+                known = list(error.schema["properties"])
+                for key in [key for key in error.instance if key not in known]:
+                    unknown += 1
+                    # Nobody reads the hint of the 51st, and to search for near words takes its time.
+                    hint = _unknown_hint(key, known, schema) if unknown <= MAX_PROBLEMS else None
+                    inner = (*path, key)
+                    found[inner] = Fault(inner, "unknown key", hint, at_key=True, secret=is_secret(key))
             case "required":
-                for key in () if partial else error.validator_value:
-                    if key not in error.instance:
-                        example = error.schema["properties"][key].get("x-example")
-                        hint = f"add it, for example: {example}" if example else None
-                        found[*path, key] = Fault((*path, key), "this key is missing", hint)
+                missing = [key for key in error.validator_value if key not in error.instance]
+                for key in [] if partial else missing:
+                    example = error.schema["properties"][key].get("x-example")
+                    hint = f"add it, for example: {example}" if example else None
+                    found[*path, key] = Fault((*path, key), "this key is missing", hint)
             case "uniqueItems":
                 message = f"{shown(error.instance)} is there twice"
                 found.setdefault(path, Fault(path, message, "keep one of them"))
@@ -96,13 +90,13 @@ def nearest(word: str, known: list[str]) -> str | None:
     return near[0] if near else None
 
 
-def _validator(schema: dict[str, Any]) -> Any:
-    from jsonschema import Draft202012Validator  # 90 ms
-    from jsonschema.exceptions import ValidationError
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator, ValidationError  # 90 ms
     from jsonschema.validators import extend
 
-    def unique(_validator: Any, _unique: bool, items: Any, _schema: Any) -> Iterator[ValidationError]:
-        """Name each repeated text by its place. The library's own says neither which nor, of mixed items, soon."""
+    def unique(_validator: Any, _unique: bool, items: Any, _schema: Any) -> Iterator[Any]:
+        # The library's own does not say which item it is, and is quadratic where the items are of several types.
         seen = set()
         for index, item in enumerate(items if isinstance(items, list) else ()):
             if isinstance(item, str):  # in a list of ours everything else is a fault already
@@ -110,26 +104,27 @@ def _validator(schema: dict[str, Any]) -> Any:
                     yield ValidationError("", path=[index], instance=item)
                 seen.add(item)
 
-    return extend(Draft202012Validator, {"uniqueItems": unique})(schema)
+    return extend(Draft202012Validator, {"uniqueItems": unique})  # type: ignore[no-untyped-call]
 
 
-def _leaves(error: ValidationError) -> Iterator[ValidationError]:
+def _leaves(errors: Iterable[Any]) -> Iterator[Any]:
     """Yield what is wrong inside the branch of a union that was meant, or the union itself where that is unclear."""
-    branches: dict[Any, list[ValidationError]] = {}
-    for inner in error.context or ():
-        branches.setdefault(inner.relative_schema_path[0], []).append(inner)
-    # A branch for another type was not meant; of the rest, the one with the fewest faults was, if there is one such.
-    meant = sorted(
-        (b for b in branches.values() if not any(e.validator == "type" and not e.relative_path for e in b)),
-        key=len,
-    )
-    if meant and (len(meant) == 1 or len(meant[0]) < len(meant[1])):
+    for error in errors:
+        branches: dict[Any, list[Any]] = {}
+        for inner in error.context:
+            branches.setdefault(inner.relative_schema_path[0], []).append(inner)
+        # A branch for another type was not meant; of the rest, the one with the fewest faults was.
+        other_type = [
+            b for b in branches if any(e.validator == "type" and not e.relative_path for e in branches[b])
+        ]
+        meant = sorted((branches[b] for b in branches if b not in other_type), key=len)
+        if not meant or (len(meant) > 1 and len(meant[0]) == len(meant[1])):
+            yield error
+            continue
         for inner in meant[0]:
             if not inner.relative_path:  # the other branches would have been right too
                 inner.schema = {**inner.schema, "x-expected": expected(error.schema)}
-            yield from _leaves(inner)
-    else:
-        yield error
+        yield from _leaves(meant[0])
 
 
 def _unknown_hint(key: str, known: list[str], root: dict[str, Any]) -> str:

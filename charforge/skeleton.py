@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  # noqa: A002 - the word for it here
     """Write the files of a new character below `workspace/characters` and return their paths, the spec first.
 
-    Raises CharForgeError where the id or a name cannot be used or one of the files is there already; nothing is
-    written then.
+    Raises CharForgeError where the id or a name cannot be used, one of the files is there already or the disk refuses;
+    nothing is left written then.
     """
     if not valid_id(id):
         raise CharForgeError(
@@ -55,12 +55,20 @@ def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  
         raise CharForgeError(
             f"{', '.join(present)}: there already", "choose another id, or move the old files away"
         )
+    done: list[Path] = []
     for path, template in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # 'x': should the file have come into being since, it stays as it is.
-        with path.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(Template(template).substitute(values))
-    return list(files)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # 'x': should the file have come into being since, it stays as it is.
+            with path.open("x", encoding="utf-8", newline="\n") as stream:
+                done.append(path)
+                stream.write(Template(template).substitute(values))
+        except OSError as error:
+            for written in done:
+                written.unlink()
+            name = path.relative_to(workspace).as_posix()
+            raise CharForgeError(f"{name} cannot be written: {error.strerror}") from error
+    return done
 
 
 def _yaml(text: str) -> str:
@@ -86,7 +94,7 @@ charforge: 1                        # the version of this format
 name: $yaml_name
 short_name: $yaml_short_name        # what stands before the turns in a dialogue
 
-preset: laptop                      # laptop: minutes; smoke: seconds, to try things; paper: the paper's figures, on GPUs
+preset: laptop                      # laptop: minutes; smoke: seconds; paper: the paper's figures, on GPUs
 
 # What is known of the person, in short paragraphs. Paths are relative to this file.
 profile:

@@ -44,9 +44,7 @@ class LocalWorkshop:
 
     async def _run(self, module: str, job: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         def heard(message: dict[str, Any]) -> None:
-            notes = [
-                f"{key.replace('_', ' ')} {value}" for key, value in message.items() if key not in _COUNTS
-            ]
+            notes = [f"{key.replace('_', ' ')} {_figure(value)}" for key in _TOLD if (value := message.get(key)) is not None]
             on_progress(int(message.get("step", 0)), int(message.get("steps", 0)), ", ".join(notes))
 
         return await run_job(module, job, heard)
@@ -56,7 +54,13 @@ class LocalWorkshop:
         await self._client.close()
 
 
-_COUNTS = {"step", "steps"}
+_TOLD = ("phase", "epoch", "loss", "held_out_loss", "tokens_per_second")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.3f}"
+    return str(value)
 
 
 def environment() -> dict[str, str]:

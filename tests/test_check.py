@@ -53,7 +53,7 @@ def test_everything_wrong_in_any_file_comes_at_once(eliza):
     edit(eliza, "questions", "topic: traps", "topic: trap")
     error = refused(eliza)
     assert [line for line in error.splitlines() if line.startswith("error: ")] == [
-        "error: characters/eliza.yaml:41: train.epochss: unknown key",
+        "error: characters/eliza.yaml:38: train.epochss: unknown key",
         "error: characters/profiles/eliza.md:4: the front matter has no 'licence'",
         "error: characters/questions/eliza.yaml:25: single[6].topic: expected one of past, relations, values, traps, got 'trap'",
         "error: characters/questions/eliza.yaml:28: single[7].topic: expected one of past, relations, values, traps, got 'trap'",
@@ -65,7 +65,7 @@ def test_a_file_that_is_gone_does_not_hide_what_is_wrong_elsewhere(eliza):
     (eliza.parent / "profiles" / "eliza.md").unlink()
     edit(eliza, "questions", "id: money", "id: Money")
     assert [line for line in refused(eliza).splitlines() if line.startswith("error: ")] == [
-        "error: characters/eliza.yaml:16: profile.file: no such file: characters/profiles/eliza.md",
+        "error: characters/eliza.yaml:17: profile.file: no such file: characters/profiles/eliza.md",
         (
             "error: characters/questions/eliza.yaml:18: single[4].id: expected an id such as first-keyboard "
             "(small letters, digits, single hyphens, at most 64), got 'Money'"

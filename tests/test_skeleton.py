@@ -85,6 +85,15 @@ def test_nothing_is_overwritten_and_nothing_is_half_written(tmp_path):
     assert mine.read_text() == "mine"
 
 
+def test_what_the_disk_refuses_is_told_and_nothing_is_left(tmp_path):
+    (tmp_path / "characters").mkdir()
+    (tmp_path / "characters" / "written").write_text("in the way")
+    with pytest.raises(CharForgeError) as caught:
+        skeleton.write(tmp_path, "eliza", "Eliza", "Eliza")
+    assert caught.value.render() == "error: characters/written/eliza.md cannot be written: File exists"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["written"]
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [

@@ -53,7 +53,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             print_lines(plan_lines(plan(store, graph, goals)))
             return 0
         claims = Claims(store.root / "claims")
-        with Progress(len(graph.needed(goals))) as progress:
+        with Progress() as progress:
             build = Build(
                 store,
                 claims,

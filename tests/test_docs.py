@@ -1,0 +1,81 @@
+"""The reference pages say what is so."""
+
+from __future__ import annotations
+
+import argparse
+import operator
+import re
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+from charforge import safe_yaml, spec
+from charforge.cli import parser
+from charforge.pipeline import STAGES
+from charforge.schema import schema_file
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def keys(node, path=()):
+    """Yield each key of a spec that has a value of its own: its path, its schema, and whether it is required."""
+    for key, child in node["properties"].items():
+        if child.get("type") == "object":
+            yield from keys(child, (*path, key))
+        else:
+            yield (*path, key), child, key in node.get("required", ())
+
+
+@pytest.mark.parametrize(
+    ("path", "schema", "required"),
+    [pytest.param(*key, id=".".join(key[0])) for key in keys(schema_file("spec"))],
+)
+def test_the_spec_page_has_every_key_with_its_defaults_and_meaning(path, schema, required):
+    name = ".".join(path)
+    page = (DOCS / "spec.md").read_text(encoding="utf-8")
+    rows = [
+        re.split(r" (?<!\\)\| ", row.strip("| "))
+        for row in page.splitlines()
+        if row.startswith(f"| `{name}` |")
+    ]
+    assert len(rows) == 1, f"docs/spec.md needs one row for {name}"
+    _, value, *defaults, meaning = rows[0]
+    assert value
+    assert meaning == schema["description"].replace("<", "\\<")
+    for preset, cell in zip(spec.PRESETS, defaults, strict=True):
+        if required:
+            assert cell == "required"
+        else:
+            values = {"preset": preset, "knows": {"never": []}, **spec.preset_document(preset).value}
+            assert safe_yaml.parse(cell.strip("`"), "").value == reduce(operator.getitem, path, values), (
+                preset
+            )
+
+
+def test_the_spec_page_has_no_key_that_there_is_not():
+    page = (DOCS / "spec.md").read_text(encoding="utf-8")
+    known = {".".join(path) for path, _, _ in keys(schema_file("spec"))}
+    assert set(re.findall(r"(?m)^\| `([a-z_.]+)` \|", page)) == known
+
+
+def commands():
+    return list(parser().commands.items())
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in commands()])
+def test_the_cli_page_has_every_command_with_every_option(name, command):
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert page.count(f"\n## charforge {name}\n") == 1
+    section = page.split(f"\n## charforge {name}\n")[1].split("\n## ")[0]
+    usage = next(line for line in section.splitlines() if line.startswith(f"    charforge {name}"))
+    options = [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
+    for action in options:
+        assert (action.option_strings[0] if action.option_strings else action.metavar) in usage
+    rows = re.findall(r"(?m)^\| `(.*)` \| .+ \|$", section)
+    assert rows == ["`, `".join(action.option_strings) for action in options if action.option_strings]
+
+
+def test_the_cli_page_names_every_stage():
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert f"stop after this stage: {', '.join(STAGES[:-1])} or {STAGES[-1]} |" in page
