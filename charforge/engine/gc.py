@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from charforge.engine.errors import Damaged, EngineError
@@ -21,11 +21,13 @@ class Swept:
     bytes: int
 
 
-def collect(store: Store, roots: Iterable[str], *, dry_run: bool) -> Swept:
+def collect(store: Store, roots: Iterable[str], *, unfinished: Collection[str] = (), dry_run: bool) -> Swept:
     """Remove every action, and every blob, that no root reaches.
 
-    A root reaches its trace's outputs, its inputs, its calls and their replies. Raises EngineError while another
-    process has the store open: it may be about to use what nothing reaches yet.
+    A root reaches its trace's outputs, its inputs, its calls and their replies. A stage that has yet to finish has no trace
+    to reach its calls by: all calls that a stage named in `unfinished` ever made are kept, since its next run
+    replays them. Raises EngineError while another process has the store open: it may be about to use what nothing
+    reaches yet.
     """
     try:
         fcntl.flock(store.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,7 +35,7 @@ def collect(store: Store, roots: Iterable[str], *, dry_run: bool) -> Swept:
         fcntl.flock(store.users, fcntl.LOCK_SH)
         raise EngineError("another process is using the store", "run gc again when it has finished") from None
     try:
-        actions, blobs = _reach(store, roots)
+        actions, blobs = _reach(store, [*roots, *store.calls_of(unfinished)])
         swept = _sweep(store, actions, blobs, dry_run=dry_run)
     finally:
         fcntl.flock(store.users, fcntl.LOCK_SH)

@@ -21,7 +21,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -382,6 +382,13 @@ class Store:
         """Every action digest in the store."""
         for (digest,) in self._rows("SELECT digest FROM actions"):
             yield digest
+
+    def calls_of(self, stages: Collection[str]) -> Iterator[str]:
+        """Every call that was made for one of these stages."""
+        for action, record in self._rows("SELECT action, record FROM traces") if stages else []:
+            with contextlib.suppress(ValueError):
+                if json.loads(record).get("stage") in stages:
+                    yield action
 
     def inline_blobs(self) -> Iterator[tuple[str, int]]:
         """Every small blob: (digest, size)."""

@@ -164,7 +164,7 @@ def yard(quick_path: Path) -> Yard:
 def _nothing_is_lost_in_the_loop() -> Iterator[None]:
     """asyncio logs, and does not raise, what nobody retrieved: exceptions, tasks destroyed while pending."""
     heard: list[str] = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("asyncio").addHandler(handler)
     yield
@@ -176,13 +176,34 @@ def _nothing_is_lost_in_the_loop() -> Iterator[None]:
 # A process that has imported the engine and does nothing but fork: a child costs milliseconds, and no test forks a
 # process that has threads.
 _NURSERY = """
-import json, os, runpy, sys, traceback
+import json, os, runpy, signal, sys, time, traceback
 import charforge.engine.build, charforge.engine.claims, charforge.engine.gc, charforge.engine.view
+
+parent, alive = os.getppid(), set()
+
+
+def end():
+    # A test that failed, or a test run that was killed, leaves no process behind.
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def wait(pid):
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            alive.discard(pid)
+            return status
+        if os.getppid() != parent:
+            end()
+        time.sleep(0.002)
+
+
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
-        _, status = os.waitpid(order["wait"], 0)
-        print(json.dumps(status), flush=True)
+        print(json.dumps(wait(order["wait"])), flush=True)
         continue
     pid = os.fork()
     if pid == 0:
@@ -203,7 +224,9 @@ for line in sys.stdin:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+    alive.add(pid)
     print(json.dumps(pid), flush=True)
+end()
 """
 
 

@@ -94,6 +94,19 @@ def test_what_no_root_reaches_goes_and_the_rest_stays(yard):
     assert only_first[0] <= contents(yard)[0]
 
 
+def test_the_calls_of_a_stage_that_has_yet_to_finish_are_kept(yard):
+    async def fails(ctx):
+        await yard.call(ctx, "one")
+        raise RuntimeError
+
+    outcome = yard.build([yard.stage("a", make=fails)])["a"]
+    with yard.open() as store:
+        assert gc.collect(store, [outcome.action], unfinished=["another"], dry_run=True).actions == 1
+        assert gc.collect(store, [outcome.action], unfinished=["a"], dry_run=False) == gc.Swept(0, 0, 0)
+    yard.build([yard.stage("a", make=yard.asking("one"))])
+    assert yard.made == []
+
+
 def test_a_dry_run_says_the_same_and_removes_nothing(yard):
     yard.build(character(yard, "one"))
     second = yard.build(character(yard, "two"))
