@@ -30,6 +30,9 @@ _OUTSIDE = ("charforge.engine", "charforge.errors", "charforge.files", "charforg
 
 _PIPELINE_HELPERS = ("_json", "_jsonl", "_sorted")
 
+# What is read beside the source by the code of a package, and shapes its bytes.
+_BESIDE = (".j2", ".css")
+
 # Stage → (where its VERSION stands, the modules its source begins at, its adapter in pipeline.py).
 _GENERATING = "generating"
 STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
@@ -99,6 +102,7 @@ def source_digest(stage: str) -> str:
     for module in sorted(_closure(begin)):
         tree = _without_docstrings(ast.parse(_path(module).read_text(encoding="utf-8")))
         hasher.update(f"{module}\n{_dump(_without_version(tree))}\n".encode())
+        hasher.update(_beside(module))
     if adapter is not None:
         wanted = {adapter, *_PIPELINE_HELPERS}
         tree = _without_docstrings(ast.parse(_path("charforge.pipeline").read_text(encoding="utf-8")))
@@ -106,6 +110,11 @@ def source_digest(stage: str) -> str:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in wanted:
                 hasher.update(f"{node.name}\n{_dump(node)}\n".encode())
     return hasher.hexdigest()
+
+
+def _beside(module: str) -> bytes:
+    folder = _path(module).parent
+    return b"".join(file.read_bytes() for file in sorted(folder.iterdir()) if file.suffix in _BESIDE)
 
 
 def _closure(begin: tuple[str, ...]) -> set[str]:

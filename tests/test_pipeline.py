@@ -193,7 +193,8 @@ def test_every_stage_makes_records(desk):
     assert len(desk.records("scenes", "scenes.jsonl")) == 4
     assert len(desk.records("dialogues", "dialogues.jsonl")) == 4
     assert len(desk.records("protective", "protective.jsonl")) == 2
-    assert len(desk.records("dataset", "sft.jsonl")) == 8
+    samples = desk.records("dataset", "sft.jsonl")
+    assert len({sample["source"]["id"] for sample in samples}) == 8
     assert len(desk.records("interviews", "single.jsonl")) == 8
 
 

@@ -23,7 +23,7 @@ def clock(monkeypatch):
 
 
 def test_without_a_terminal_a_stage_speaks_at_its_ends_and_every_ten_seconds(capsys, clock):
-    with progress.Progress(1) as said:
+    with progress.Progress() as said:
         said.stage_started("eliza/scenes", [{"kind": "field", "field": "scenes.count", "was": 12, "now": 16}])
         for done in range(1, 13):
             clock(2)
@@ -33,15 +33,15 @@ def test_without_a_terminal_a_stage_speaks_at_its_ends_and_every_ten_seconds(cap
         "",
         (
             "eliza/scenes: started (scenes.count 12 → 16)\n"
-            "eliza/scenes: 5/16, 0.5/s, 22.0 s left, 2 accepted\n"
-            "eliza/scenes: 10/16, 0.5/s, 12.0 s left, 5 accepted\n"
+            "eliza/scenes: 5/16, 2.0 s each, 22.0 s left, 2 accepted\n"
+            "eliza/scenes: 10/16, 2.0 s each, 12.0 s left, 5 accepted\n"
             "eliza/scenes: done in 1.7 min, 4 calls made, 12 replayed\n"
         ),
     )
 
 
 def test_a_failure_and_a_note_are_one_line_each_and_cannot_steer_the_terminal(capsys):
-    with progress.Progress(1) as said:
+    with progress.Progress() as said:
         said.stage_finished(Outcome("eliza/model", FAILED))
         said.note("the reply was \x1b[2J\nempty")
     assert capsys.readouterr().err == "eliza/model: failed\nnote: the reply was �[2J�empty\n"
@@ -51,7 +51,7 @@ def test_in_a_terminal_a_running_stage_has_a_bar_and_lines_stay_whole(capsys, mo
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    with progress.Progress(1) as said:
+    with progress.Progress() as said:
         said.stage_started("eliza/scenes", [{"kind": "never"}])
         said.stage_progress("eliza/scenes", 3, 12, "[bold]1 accepted")
         said._live._progress.refresh()  # as the clock would

@@ -507,13 +507,6 @@ def test_neither_importing_nor_loading_takes_a_heavy_library(workspace):
             ),
         ),
         (
-            "train:\n  context_length: 512\n",
-            (
-                "error: characters/eliza.yaml:11: train.context_length: expected at least dataset.context, which is 1024, got 512\n"
-                "  11 |   context_length: 512\nhint: set dataset.context too"
-            ),
-        ),
-        (
             "written: written/elisa.md\n",
             (
                 "error: characters/eliza.yaml:10: written: no such file: characters/written/elisa.md\n"

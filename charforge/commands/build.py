@@ -39,6 +39,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     from charforge.commands.loading import known_stage, load_for
     from charforge.engine.build import Build, plan
     from charforge.engine.claims import Claims
+    from charforge.engine.errors import Damaged
     from charforge.engine.store import Store
     from charforge.progress import Progress, plan_lines, print_lines
     from charforge.workshop import LocalWorkshop, environment
@@ -54,53 +55,74 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             return 0
         claims = Claims(store.root / "claims")
         with Progress() as progress:
-            build = Build(
-                store,
-                claims,
-                graph,
-                jobs=args.jobs,
-                keep_going=args.keep_going,
-                environment=environment(),
-                listener=progress,
-            )
 
-            async def go() -> dict[str, Outcome]:
+            async def make() -> tuple[dict[str, Outcome], list[list[Path]]]:
+                build = Build(
+                    store,
+                    claims,
+                    graph,
+                    jobs=args.jobs,
+                    keep_going=args.keep_going,
+                    environment=environment(),
+                    listener=progress,
+                )
+                outcomes = await build.run(goals)
+                return outcomes, [_show(store, each, outcomes) for each in loaded]
+
+            async def go() -> tuple[dict[str, Outcome], list[list[Path]]]:
                 try:
-                    return await build.run(goals)
+                    return await make()
+                except Damaged as error:
+                    # An output that nothing in the graph reads: found bad while it was copied into the view.
+                    progress.note(f"{error.message}; rebuilding what made it")
+                    return await make()
                 finally:
                     await workshop.close()
 
-            outcomes = asyncio.run(go())
-        done = True
-        for each in loaded:
-            done &= _conclude(store, each, outcomes, key, args, time.perf_counter() - began)
+            outcomes, shown = asyncio.run(go())
+        seconds = time.perf_counter() - began
+        done = [
+            _conclude(store, each, outcomes, paths, key, args, seconds)
+            for each, paths in zip(loaded, shown, strict=True)
+        ]
         claims.close()
     _say_failures(outcomes)
-    return 0 if done else 1
+    return 0 if all(done) else 1
+
+
+def _mine(each: Loaded, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Return a character's outcomes by the stages' short names."""
+    names = {name: f"{each.target.id}/{name}" for name in each.character.names}
+    return {name: outcomes[full] for name, full in names.items() if full in outcomes}
+
+
+def _show(store: Store, each: Loaded, outcomes: Mapping[str, Outcome]) -> list[Path]:
+    """Bring a character's view up to date with what there is, and return its files. Raises Damaged."""
+    from charforge.engine import view
+
+    mine = _mine(each, outcomes)
+    files = {
+        shown: outputs[output]
+        for shown, (stage, output) in each.character.view.items()
+        if stage in mine and (outputs := mine[stage].outputs) is not None
+    }
+    return view.sync(store, each.target.view, files)
 
 
 def _conclude(
     store: Store,
     each: Loaded,
     outcomes: Mapping[str, Outcome],
+    shown: list[Path],
     key: str,
     args: argparse.Namespace,
     seconds: float,
 ) -> bool:
-    """Show what a character's build made, and where it is whole leave the receipt and the lock. Says whether it is."""
-    from charforge.engine import lock, view
+    """Where a character's build is whole, leave the receipt and the lock, and say so. Returns whether it is."""
+    from charforge.engine import lock
     from charforge.engine.build import RAN, UP_TO_DATE
 
-    target, character = each.target, each.character
-    mine = {
-        name: outcomes[f"{target.id}/{name}"] for name in character.names if f"{target.id}/{name}" in outcomes
-    }
-    files = {
-        shown: outputs[output]
-        for shown, (stage, output) in character.view.items()
-        if stage in mine and (outputs := mine[stage].outputs) is not None
-    }
-    shown = view.sync(store, target.view, files)
+    target, mine = each.target, _mine(each, outcomes)
     if any(outcome.status not in {UP_TO_DATE, RAN} for outcome in mine.values()):
         return False
     each.stamps.add_kept(shown)
@@ -151,15 +173,16 @@ def _say_failures(outcomes: Mapping[str, Outcome]) -> None:
     bug: BaseException | None = None
     texts: list[str] = []
     held_up: list[str] = []
+    further = 0
     for outcome in outcomes.values():
         character, stage = outcome.stage.split("/", 1)
         error = outcome.error
-        if outcome.status == BLOCKED:
-            upstream = (outcome.blocked_by or "").split("/", 1)[1]
-            state = "failed" if outcomes[outcome.blocked_by or ""].status == FAILED else "did not finish"
-            held_up.append(f"error: {character}: {stage} needs {upstream}, which {state}")
-        elif outcome.status == STOPPED:
-            held_up.append(f"error: {character}: {stage} was stopped before it finished")
+        if outcome.status in {BLOCKED, STOPPED}:
+            cause = outcomes.get(outcome.blocked_by or "")
+            if cause is not None and cause.status == FAILED:
+                held_up.append(f"error: {character}: {stage} needs {cause.stage.split('/', 1)[1]}, which failed")
+            else:
+                further += 1
         elif isinstance(error, FileProblems):
             texts.append(error.render())
         elif isinstance(error, CharForgeError | EngineError):
@@ -167,6 +190,8 @@ def _say_failures(outcomes: Mapping[str, Outcome]) -> None:
             texts.append(CharForgeError(f"{character}: {stage}: {message}", error.hint).render())
         elif error is not None:
             bug = error
+    if further:
+        held_up.append(f"{further} {'stage' if further == 1 else 'stages'} after that did not run")
     if held_up:
         texts.append("\n".join(held_up) + "\nhint: fix the cause above, then rerun; finished work is kept")
     for text in texts:

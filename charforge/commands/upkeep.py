@@ -38,7 +38,7 @@ def run_gc(args: argparse.Namespace) -> int:
     """Remove what neither a current spec nor a lock file reaches."""
     from charforge.commands.loading import load
     from charforge.engine import gc, lock
-    from charforge.engine.build import plan
+    from charforge.engine.build import UP_TO_DATE, plan
     from charforge.engine.store import Store
     from charforge.workshop import LocalWorkshop
 
@@ -57,15 +57,14 @@ def run_gc(args: argparse.Namespace) -> int:
             )
         roots = {action for path in locks for action in lock.actions(path)}
         # A spec that cannot be read keeps nothing alive, and nobody should lose paid replies to a typing error.
-        loaded, graph = load([target(str(path)) for path in specs], LocalWorkshop())
+        _, graph = load([target(str(path)) for path in specs], LocalWorkshop())
         names = {stage.name for stage in graph}
-        for item in plan(store, graph, names).values():
-            if item.action is not None:
-                roots.add(item.action)
+        planned = plan(store, graph, names)
+        roots.update(item.action for item in planned.values() if item.action is not None)
         # What a current spec was last built from stays too: it is what the next build replays calls from.
         roots.update(action for stage, action in store.stages().items() if stage in names)
-        del loaded
-        swept = gc.collect(store, roots, dry_run=args.dry_run)
+        unfinished = {name for name, item in planned.items() if item.status != UP_TO_DATE}
+        swept = gc.collect(store, roots, unfinished=unfinished, dry_run=args.dry_run)
     if not swept.actions and not swept.blobs:
         print("nothing to remove")
     else:

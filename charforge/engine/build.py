@@ -21,7 +21,7 @@ from charforge.engine.digest import Action, canonical
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason, reasons
 from charforge.engine.graph import Graph, Output, Source, Stage
-from charforge.engine.store import Store, Trace
+from charforge.engine.store import NO_ROOM, Store, Trace, no_room
 
 UP_TO_DATE = "up to date"
 RAN = "ran"
@@ -309,6 +309,8 @@ class Build:
         return outputs
 
     def _failed(self, outcome: Outcome, error: Exception) -> Outcome:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # a stage's own files, in its scratch folder
+            error = no_room(self.store.root)
         outcome.status, outcome.error = FAILED, error
         if not self._keep_going:
             self.stopping = True

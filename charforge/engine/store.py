@@ -11,6 +11,7 @@ Output names that end in `/` are trees: the blob is a manifest `{path: {digest, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -35,6 +36,8 @@ FORMAT = 1
 
 INLINE_LIMIT = 64 * 1024
 """Blobs up to this many bytes lie in SQLite: measured, a row costs a tenth of a file's create, fsync and rename."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _CHUNK = 1 << 20
 _COMMIT_LIMIT = 512
@@ -592,7 +595,7 @@ def _explained(root: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         text = str(error)
         if "full" in text or "disk I/O" in text:
-            raise _no_room(root) from error
+            raise no_room(root) from error
         if "readonly" in text or "unable to open" in text:
             raise _no_write(root) from error
         if "malformed" in text or "not a database" in text:
@@ -606,14 +609,15 @@ def _explained(root: Path) -> Iterator[None]:
             ) from error
         raise
     except OSError as error:
-        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
-            raise _no_room(root) from error
-        if error.errno in {1, 13, 30}:  # EPERM, EACCES, EROFS
+        if error.errno in NO_ROOM:
+            raise no_room(root) from error
+        if error.errno in {errno.EPERM, errno.EACCES, errno.EROFS}:
             raise _no_write(root) from error
         raise
 
 
-def _no_room(root: Path) -> EngineError:
+def no_room(root: Path) -> EngineError:
+    """Return the error for a full disk."""
     return EngineError(
         f"no room left on the disk of {root}", "free some space and rerun; finished work is kept"
     )

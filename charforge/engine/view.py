@@ -41,7 +41,7 @@ def _write(store: Store, folder: Path, wanted: Mapping[str, str]) -> None:
         path = folder / name
         if (current := _stamp(path)) is not None and known.get(f"{prefix}/{name}") == (digest, *current):
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _own_folder(folder, path.parent)
         temporary = path.with_name(path.name + ".part")
         temporary.unlink(missing_ok=True)
         store.copy(digest, temporary)
@@ -51,6 +51,15 @@ def _write(store: Store, folder: Path, wanted: Mapping[str, str]) -> None:
     for key in gone:
         _remove(folder, key.removeprefix(prefix + "/"))
     store.set_view_entries(added, gone)
+
+
+def _own_folder(view: Path, folder: Path) -> None:
+    """Make a folder of the view. A link in its place would take what is written elsewhere: it may come with a pull request."""
+    inside = [view, *(view / part for part in reversed(folder.relative_to(view).parents) if part.name)]
+    for each in dict.fromkeys([*inside, folder]):
+        if each.is_symlink():
+            raise EngineError(f"{each} is a link, and the view writes through none", "remove it and rerun")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _remove(folder: Path, name: str) -> None:

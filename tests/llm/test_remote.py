@@ -13,7 +13,9 @@ from charforge.llm.client import Client
 from charforge.llm.request import Reply, Request
 
 KEY = "sk-planted0123456789abcdef"
-REQUEST = Request(model="openai/some-model", messages=(("user", "Who are you?"),), max_tokens=9, temperature=0.5)
+REQUEST = Request(
+    model="openai/some-model", messages=(("user", "Who are you?"),), max_tokens=9, temperature=0.5
+)
 
 
 class Provider(ThreadingHTTPServer):
@@ -99,7 +101,9 @@ def test_unset_fields_are_not_sent(provider):
     assert not {"top_p", "stop", "seed", "response_format"} & set(provider.asked[0][2])
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("length", "length"), ("content_filter", "filtered"), ("stop", "stop")])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("length", "length"), ("content_filter", "filtered"), ("stop", "stop")]
+)
 def test_finish_reasons_are_told_apart(provider, finish, reason):
     provider.answers(chat("I", finish))
     assert ask().finish_reason == reason
@@ -123,7 +127,9 @@ def test_a_wrong_key_is_said_at_once_and_never_shown(provider):
     provider.answers(error(401, f"Incorrect API key provided: {KEY}."))
     with pytest.raises(CharForgeError) as caught:
         ask()
-    assert caught.value.message.startswith("openai/some-model: the provider refused the key, or there is none: ")
+    assert caught.value.message.startswith(
+        "openai/some-model: the provider refused the key, or there is none: "
+    )
     assert caught.value.hint == "set OPENAI_API_KEY in the environment"
     assert KEY not in caught.value.render()
     assert len(provider.asked) == 1
