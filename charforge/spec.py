@@ -99,9 +99,8 @@ class Protective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """`context` in tokens, at most `Train.context_length`; `max_words` the same limit without a tokenizer."""
+    """`max_words` bounds a sample, prompt included; training refuses one that has more than `Train.context_length` tokens."""
 
-    context: int
     max_words: int
 
 
@@ -136,7 +135,7 @@ class Interviewer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interview:
-    """`limit_single` and `limit_multi` are None for all questions, and may be 0."""
+    """`limit_single` and `limit_multi` are None for all questions, and may be 0. `repetition_penalty` is for local models."""
 
     questions: str
     turns: int
@@ -144,6 +143,7 @@ class Interview:
     thoughts: bool
     temperature: float
     top_p: float
+    repetition_penalty: float | None
     max_tokens: int
     interviewer: Interviewer
     baselines: tuple[str, ...]
@@ -388,7 +388,6 @@ class _Reader:
         if isinstance(until, str) and not _is_date(until):
             self._add([("knows", "until")], f"{shown(until)} is not a day of the calendar")
         self._ordered(values, ("dialogues", "min_turns"), ("dialogues", "max_turns"))
-        self._ordered(values, ("dataset", "context"), ("train", "context_length"))
         count = _get(values, ("protective", "count"))
         if count != 0 and not _get(values, ("knows", "never")) and not self._wrong(("knows", "never")):
             wanted = "null (one for each paragraph)" if count is None else count

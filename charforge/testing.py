@@ -60,7 +60,11 @@ class ScriptedWorkshop:
         return Reply(text=text, finish_reason="stop", prompt_tokens=100, completion_tokens=len(text.split()))
 
     def _text(self, request: Request) -> str:
-        asked = request.prompt if request.prompt is not None else "\n".join(text for _, text in request.messages or ())
+        asked = (
+            request.prompt
+            if request.prompt is not None
+            else "\n".join(text for _, text in request.messages or ())
+        )
         chance = random.Random(hashlib.sha256(canonical(request.params())).digest())  # noqa: S311 - a script
         properties = (request.schema or {}).get("properties", {})
         if "score" in properties:
@@ -77,49 +81,62 @@ class ScriptedWorkshop:
         name = re.search(r"^(\w[\w .'-]*) \(thinking\): what ", asked, re.MULTILINE)
         if name is not None:
             source = _between(asked, "The source:\n", "\n\n") or _between(asked, "at that time:\n", "\n\n")
-            return _dialogue(chance, name[1], _words(source), _between(asked, "What the other tries: ", "\n\n"))
+            return _dialogue(
+                chance, name[1], _words(source), _between(asked, "What the other tries: ", "\n\n")
+            )
         if "question" in asked.lower() and "interview" in asked.lower():
             return f"What do you make of {chance.choice(_words(asked))}?"
         return _sentences(chance, _words(asked), 1)[0]
 
-    async def export_base(self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    async def export_base(
+        self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]
+    ) -> dict[str, Any]:
         """Write a folder that is named after the base model."""
         del on_progress
         self.jobs.append("base")
         _write_weights(Path(job["out"]), canonical(job["base"]))
         return {}
 
-    async def train(self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    async def train(
+        self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]
+    ) -> dict[str, Any]:
         """Write weights that are the digest of base, samples and settings, and the logs of a training."""
         del on_progress
         self.jobs.append("model")
-        out = Path(job["out"])
-        sft = Path(job["sft"]).read_bytes()
-        base = (Path(job["base"]) / "model.safetensors").read_bytes()
-        _write_weights(out, base + sft + canonical(job["train"]))
-        epochs = [
-            {"epoch": epoch, "train_loss": 2.0 / epoch, "held_out_loss": 2.0 - 0.1 * epoch}
-            for epoch in range(1, job["train"]["epochs"] + 1)
-        ]
-        summary = {
-            "base_loss": 2.0,
-            "epochs": epochs,
-            "chosen_epoch": len(epochs),
-            "samples": sft.count(b"\n"),
-            "training_samples": sft.count(b"\n"),
-            "held_out": [],
-            "tokens": len(sft),
-            "trained_tokens": len(sft) // 2,
-            "parameters": 1,
-            "steps": len(epochs),
-        }
-        (out.parent / "train_summary.json").write_bytes(canonical(summary))
-        log = [{"step": n, "epoch": n, "loss": 2.0 / n, "learning_rate": 0.1, "tokens": n} for n in range(1, len(epochs) + 1)]
-        (out.parent / "train_log.jsonl").write_bytes(jsonl(log))
+        _train(job)
         return {}
 
     async def close(self) -> None:
         """Nothing to end."""
+
+
+def _train(job: Mapping[str, Any]) -> None:
+    out = Path(job["out"])
+    sft = Path(job["sft"]).read_bytes()
+    base = (Path(job["base"]) / "model.safetensors").read_bytes()
+    _write_weights(out, base + sft + canonical(job["train"]))
+    epochs = [
+        {"epoch": epoch, "train_loss": 2.0 / epoch, "held_out_loss": 2.0 - 0.1 * epoch}
+        for epoch in range(1, job["train"]["epochs"] + 1)
+    ]
+    summary = {
+        "base_loss": 2.0,
+        "epochs": epochs,
+        "chosen_epoch": len(epochs),
+        "samples": sft.count(b"\n"),
+        "training_samples": sft.count(b"\n"),
+        "held_out": [],
+        "tokens": len(sft),
+        "trained_tokens": len(sft) // 2,
+        "parameters": 1,
+        "steps": len(epochs),
+    }
+    (out.parent / "train_summary.json").write_bytes(canonical(summary))
+    log = [
+        {"step": n, "epoch": n, "loss": 2.0 / n, "learning_rate": 0.1, "tokens": n}
+        for n in range(1, len(epochs) + 1)
+    ]
+    (out.parent / "train_log.jsonl").write_bytes(jsonl(log))
 
 
 def _write_weights(folder: Path, content: bytes) -> None:
@@ -134,7 +151,7 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    words = sorted({word for word in re.findall(r"[a-z]{5,}", text)})
+    words = sorted(set(re.findall(r"[a-z]{5,}", text)))
     return words or ["something"]
 
 
@@ -149,7 +166,10 @@ def _sentences(chance: random.Random, words: list[str], count: int) -> list[str]
 def _dialogue(chance: random.Random, name: str, words: list[str], provocation: str) -> str:
     lines = []
     if provocation:
-        lines += [f"Location: A room near the {chance.choice(words)}", f"Status: A visitor wants to talk to {name}."]
+        lines += [
+            f"Location: A room near the {chance.choice(words)}",
+            f"Status: A visitor wants to talk to {name}.",
+        ]
     tried = [word for word in _words(provocation) if word not in {"again", "about", "visitor"}]
     own = _sentences(chance, words, 9)
     for turn, question in enumerate(_QUESTIONS):

@@ -21,8 +21,9 @@ def charforge(workspace, *arguments):
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
     }
+    command = [sys.executable, "-m", "charforge", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "charforge", *arguments], cwd=workspace, env=environment, capture_output=True, text=True
+        command, cwd=workspace, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -30,7 +31,9 @@ def charforge(workspace, *arguments):
 def built(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("workspace")
     shutil.copytree(ROOT / "characters", workspace / "characters", ignore=shutil.ignore_patterns("*.lock"))
-    done = charforge(workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline", "-j", "64")
+    done = charforge(
+        workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline", "-j", "64"
+    )
     assert done.returncode == 0, done.stderr
     return workspace, done
 
@@ -41,7 +44,9 @@ def test_it_ends_with_where_the_report_is(built):
     first, last = done.stdout.splitlines()
     assert first.startswith("beethoven: built, 11 of 11 stages ran in ")
     assert last == "  build/beethoven/report.html"
-    assert (workspace / "build/beethoven/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (
+        (workspace / "build/beethoven/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    )
 
 
 @pytest.mark.slow
@@ -65,10 +70,19 @@ def test_training_lowered_the_held_out_loss_of_the_characters_turns(built):
 @pytest.mark.slow
 def test_every_artifact_is_there_and_every_answer_too(built):
     view = built[0] / "build/beethoven"
-    answers = [json.loads(line) for line in (view / "interviews/single.jsonl").read_text("utf-8").splitlines()]
+    answers = [
+        json.loads(line) for line in (view / "interviews/single.jsonl").read_text("utf-8").splitlines()
+    ]
     assert sorted({answer["contestant"] for answer in answers}) == ["base", "trained"]
     assert len(answers) == 8
-    for name in ("profile.json", "scenes.jsonl", "dialogues.jsonl", "protective.jsonl", "sft.jsonl", "scores.jsonl"):
+    for name in (
+        "profile.json",
+        "scenes.jsonl",
+        "dialogues.jsonl",
+        "protective.jsonl",
+        "sft.jsonl",
+        "scores.jsonl",
+    ):
         assert (view / name).is_file()
     for stage in ("scenes", "dialogues", "protective"):
         account = json.loads((view / f"yield/{stage}.json").read_bytes())
@@ -78,7 +92,9 @@ def test_every_artifact_is_there_and_every_answer_too(built):
 @pytest.mark.slow
 def test_a_second_build_does_nothing(built):
     workspace, _ = built
-    again = charforge(workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline", "-j", "64")
+    again = charforge(
+        workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline", "-j", "64"
+    )
     assert again.returncode == 0
     assert again.stdout == "beethoven: up to date, 11 stages\n  build/beethoven/report.html\n"
     assert again.stderr == ""

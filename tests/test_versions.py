@@ -35,8 +35,10 @@ def test_a_changed_source_is_reported_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(versions, "recorded", lambda: record)
     (tmp_path / "charforge" / "stage.py").write_text("VERSION = 1\nX = 2\n")
     assert versions.complaints() == [
-        "stage: its source changed, its version (1) did not. If its outputs may change, raise charforge.stage:VERSION. "
-        "Then: python -m charforge.versions --accept 'why'"
+        (
+            "stage: its source changed, its version (1) did not. If its outputs may change, raise "
+            "charforge.stage:VERSION. Then: python -m charforge.versions --accept 'why'"
+        )
     ]
 
 

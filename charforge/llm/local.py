@@ -43,7 +43,7 @@ class _Worker:
     reader: asyncio.Task[None] | None = None
 
 
-class _Died(Exception):  # noqa: N818
+class _Died(Exception):
     """The worker ended before it answered; the text says how."""
 
 
@@ -81,8 +81,13 @@ class LocalLane:
 
     async def close(self) -> None:
         """Stop the worker at once; requests under way fail."""
-        if self._worker is not None:
-            await self._stop(self._worker)
+        worker = self._worker
+        if worker is None:
+            return
+        for future in worker.pending.values():
+            if not future.done():
+                future.set_exception(CharForgeError("local models were stopped"))
+        await self._stop(worker)
 
     async def _stop(self, worker: _Worker) -> None:
         if self._worker is worker:
@@ -100,9 +105,7 @@ class LocalLane:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         worker.pending[key] = future
         try:
-            await self._send(
-                worker, {"id": key, "weights": weights.message(), "request": request.params()}
-            )
+            await self._send(worker, {"id": key, "weights": weights.message(), "request": request.params()})
             return await future
         except asyncio.CancelledError:
             # The row's place in the batch goes to another; if the worker is gone there is nothing to cancel.

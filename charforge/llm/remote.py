@@ -48,6 +48,8 @@ async def complete(request: Request) -> Reply:
             f"{request.model}: a remote model takes messages, not raw text",
             "only local models can speak in the trained text format",
         )
+    if request.repetition_penalty is not None:
+        raise CharForgeError(f"{request.model}: remote models take no repetition penalty", "leave it unset")
     arguments: dict[str, Any] = {
         "model": request.model,
         "messages": [{"role": role, "content": content} for role, content in request.messages],

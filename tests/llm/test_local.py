@@ -71,7 +71,10 @@ def play(scene) -> None:
 
 
 async def noted(log: Path, text: str) -> None:
-    while not log.exists() or text not in log.read_text().splitlines():
+    def lines() -> list[str]:
+        return log.read_text().splitlines() if log.exists() else []
+
+    while text not in lines():
         await asyncio.sleep(0.01)
 
 

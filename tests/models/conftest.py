@@ -68,7 +68,10 @@ def build(folder: Path, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model."""
+    """The folder of a tiny model. One thread: two would spend their time waiting for each other."""
+    import torch
+
+    torch.set_num_threads(1)
     return build(tmp_path_factory.mktemp("tiny"))
 
 

@@ -101,6 +101,13 @@ def test_the_working_folder_is_not_on_the_childs_path(job_module, tmp_path, monk
     assert "workspace" not in run(module)["path"]
 
 
+PARENT = """
+import asyncio, sys
+from charforge.models.process import run_job
+asyncio.run(run_job(sys.argv[1], {}, lambda progress: print(progress["pid"], flush=True)))
+"""
+
+
 def gone(pid: int) -> bool:
     """Say whether a process has ended, a zombie counting as ended."""
     stat = Path(f"/proc/{pid}/stat")
@@ -117,8 +124,8 @@ def test_a_child_dies_with_its_parent(job_module, tmp_path):
         [
             sys.executable,
             "-c",
-            "import asyncio; from charforge.models.process import run_job\n"
-            f"asyncio.run(run_job({module!r}, {{}}, lambda p: print(p['pid'], flush=True)))",
+            PARENT,
+            module,
         ],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])},

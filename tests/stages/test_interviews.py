@@ -63,6 +63,7 @@ def run(fake, *, interviewer="openai/asker", **changed):
         "thoughts": False,
         "temperature": 0.2,
         "top_p": 0.95,
+        "repetition_penalty": None,
         "max_tokens": 64,
         "seed": 0,
         "interviewer": {"model": interviewer, "weights": None, "temperature": 0.7, "max_tokens": 48},
