@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge.dialogue import (
@@ -290,6 +290,7 @@ hostile = st.lists(
 turns_strategy = st.lists(st.builds(Turn, roles, st.sampled_from(ACTIONS), contents), max_size=6)
 
 
+@settings(deadline=None)
 @given(turns_strategy)
 def test_parsing_what_was_rendered_gives_the_same_turns(turns):
     parsed = parse(render_output(turns))
@@ -297,6 +298,7 @@ def test_parsing_what_was_rendered_gives_the_same_turns(turns):
     assert parsed.leftovers == ()
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(Turn, roles, st.sampled_from(ACTIONS), hostile.filter(one_line)), min_size=1, max_size=4
@@ -308,6 +310,7 @@ def test_no_content_can_forge_a_turn(turns):
     assert list(parse(output).turns) == [Turn(t.role, t.action, one_line(t.content)) for t in turns]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300) | st.lists(hostile, max_size=6).map("\n".join))
 def test_any_text_is_read_and_every_word_is_kept_or_counted(text):
     parsed = parse(text, known=[B])
@@ -324,6 +327,7 @@ def test_any_text_is_read_and_every_word_is_kept_or_counted(text):
             assert letters in "".join(c for c in kept if c.isalpha())
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -340,6 +344,7 @@ def test_the_form_people_write_is_read_without_leftovers(rows):
     assert parsed.leftovers == ()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_one_line_is_idempotent(text):
     assert one_line(one_line(text)) == one_line(text)

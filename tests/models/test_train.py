@@ -37,6 +37,7 @@ SETTINGS = {
     "loss": "character",
     "held_out": 0.2,
     "keep": "best",
+    "max_samples": None,
     "seed": 0,
 }
 
@@ -219,7 +220,7 @@ def test_gradients_are_those_of_the_plain_loss(ready, monkeypatch):
         logits = model(input_ids=torch.tensor([sample.ids])).logits[0]
         total = total + torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum") / count
     total.backward()
-    assert loss == pytest.approx(float(total))
+    assert loss == pytest.approx(total.item())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -270,6 +271,11 @@ def test_the_result_loads_as_any_model_does(go):
     tokenizer = AutoTokenizer.from_pretrained(folder / "out")
     token = tokenizer.convert_tokens_to_ids("<|eot|>")
     assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == [2, token]
+    out = model.generate(
+        torch.tensor([[5]]), max_new_tokens=1
+    )  # a reader may rebuild the generation configuration here
+    assert out.shape == (1, 2)
     assert model.generation_config.eos_token_id == [2, token]
     assert tokenizer.decode(tokenizer("Good evening.<|eot|>\n")["input_ids"]) == "Good evening.<|eot|>\n"
     assert tokenizer.chat_template

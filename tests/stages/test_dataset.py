@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge.dialogue import Turn, parse, trained_spans
@@ -219,6 +219,7 @@ turn_lists = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(turn_lists, st.integers(5, 40))
 def test_splitting_loses_nothing_and_keeps_to_the_room(turns, room):
     parts = dataset.split(turns, "Anna", room)

@@ -1,0 +1,56 @@
+"""Numbers and nested data as a reader sees them. Pure functions; text comes back unescaped."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+_SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def in_words(number: int) -> str:
+    """Return a small number as an English word, any other in digits."""
+    return _SMALL[number] if number < len(_SMALL) else str(number)
+
+
+def count(number: int) -> str:
+    """Return a whole number with thin spaces between thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def size(number: int) -> str:
+    """Return a number of parameters, such as 135M."""
+    for unit, letter in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            return f"{number / unit:.0f}{letter}" if number >= 10 * unit else f"{number / unit:.1f}{letter}"
+    return count(number)
+
+
+def figure(value: Any) -> str | None:
+    """Return a number for a table, whole numbers whole; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return count(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number as a float, None for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return text of at most `limit` characters and an ellipsis that says that there was more."""
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
+
+
+def flat(data: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return nested JSON data as (dotted path, text), in the data's order."""
+    if isinstance(data, dict) and data:
+        return [
+            row for key, value in data.items() for row in flat(value, f"{path}.{key}" if path else str(key))
+        ]
+    if isinstance(data, list | tuple) and any(isinstance(value, dict | list | tuple) for value in data):
+        return [row for index, value in enumerate(data) for row in flat(value, f"{path}.{index}")]
+    if isinstance(data, list | tuple):
+        return [(path, ", ".join(map(str, data)) or "–")]
+    return [(path, "–" if data is None or data == {} else str(data))] if path else []

@@ -1,0 +1,251 @@
+"""Dialogues: what was said and thought in each scene.
+
+A capable model writes a whole dialogue in one call. A small one retells facts of the paragraph, answer by answer, each
+answer with the question that leads to it (charforge.stages.retelling); what passed in one draw is kept for the next.
+Knows slots, prompts and rules; no store and no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from charforge import checks
+from charforge.dialogue import Turn, one_line, parse
+from charforge.evidence import content_words
+from charforge.stages import retelling
+from charforge.stages.retelling import Exchange, Teller
+from charforge.stages.slots import Account, Drawn, Generated, Slot, Writer, ended, fill, small
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from charforge.checks import Broken
+    from charforge.dialogue import Parsed
+    from charforge.llm.request import Answered, Ask
+
+VERSION = 1
+
+VISITOR = "Visitor"
+"""Who asks in a small model's dialogues; interviews are held by a Visitor too."""
+
+MAX_EXCHANGES = 4
+"""Facts that a small model retells in one dialogue."""
+
+
+def templates(model: str) -> dict[str, str]:
+    """Return the prompts that this stage reads, as key → path under prompts/."""
+    return dict(retelling.PROMPTS) if small(model) else {"dialogue": "dialogue.j2"}
+
+
+async def generate(
+    *,
+    profile: Mapping[str, Any],
+    scenes: Sequence[Mapping[str, Any]],
+    name: str,
+    short_name: str,
+    knows_until: str,
+    never: Sequence[str],
+    attempts: int,
+    min_yield: float,
+    min_turns: int,
+    max_turns: int,
+    min_words: int,
+    model: str,
+    weights: str | None,
+    temperature: float,
+    top_p: float | None,
+    max_tokens: int,
+    seed: int | None,
+    prompts: Mapping[str, str],
+    ask: Ask,
+    on_progress: Callable[[int, int], None],
+) -> Generated:
+    """Draw one dialogue for each scene of scenes.jsonl and return dialogues.jsonl (generated ones) and what goes with it.
+
+    `prompts` holds the sources of `templates(model)` by key. Raises CharForgeError as `slots.fill` does.
+    """
+    writer = Writer(
+        model=model,
+        weights=weights,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        prompts=prompts,
+        ask=ask,
+    )
+    paragraphs = {paragraph["id"]: paragraph for paragraph in profile["paragraphs"]}
+    whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
+    names = (name, short_name)
+    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
+    telling: dict[str, list[Exchange]] = {}
+    who = retelling.pronoun(profile)
+
+    async def draw(scene: Mapping[str, Any], d: int) -> Drawn:
+        slot = Slot(paragraphs[scene["paragraph"]], scene["n"])
+        if not small(model):
+            return await _dialogue(
+                writer, scene, slot, d, names=names, until=knows_until, never=never, limits=limits
+            )
+        text = str(slot.paragraph["text"])
+        teller = Teller(
+            writer=writer,
+            names=names,
+            who=who,
+            paragraph=text,
+            profile=whole,
+            identity=f"dialogue/{slot.name}",
+        )
+        if scene["id"] not in telling:
+            found = related(retelling.facts(text, names, who), scene["background"], max_turns)
+            telling[scene["id"]] = [Exchange(fact) for fact in found]
+        return await _small_dialogue(teller, scene, slot, d, telling[scene["id"]], limits=limits)
+
+    return await fill(
+        scenes,
+        what="dialogues",
+        count=len(scenes),
+        attempts=attempts,
+        min_yield=min_yield,
+        draw=draw,
+        text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
+        on_progress=on_progress,
+    )
+
+
+async def _dialogue(
+    writer: Writer,
+    scene: Mapping[str, Any],
+    slot: Slot,
+    d: int,
+    *,
+    names: tuple[str, str],
+    until: str,
+    never: Sequence[str],
+    limits: Mapping[str, int],
+) -> Drawn:
+    paragraph = str(slot.paragraph["text"])
+    answered = await writer.write(
+        "dialogue",
+        {
+            "name": names[0],
+            "short_name": names[1],
+            "paragraph": paragraph,
+            "location": scene["location"],
+            "background": scene["background"],
+            "until": until,
+            "never": list(never),
+            **limits,
+        },
+        draw=slot.draw(d),
+    )
+    account = Account(asked=1)
+    parsed, turns = read_turns(answered.reply.text, names)
+    spoken = "\n".join(turn.content for turn in turns)
+    broken = (
+        ended(answered)
+        or spoken_rules(
+            parsed, turns, names, paragraph=paragraph, own_words=writer.own_words("dialogue"), limits=limits
+        )
+        or checks.first(
+            assistant_talk=checks.assistant_talk(spoken),
+            ungrounded=checks.ungrounded(spoken, f"{paragraph}\n{scene['background']}", besides=names),
+            anachronism=checks.anachronism(spoken, never=never, until=until),
+        )
+    )
+    return drawn(_record(scene, slot, d, turns), broken, account, answered)
+
+
+def read_turns(text: str, names: tuple[str, str]) -> tuple[Parsed, list[Turn]]:
+    """Return a reply as parsed, and its turns with the character under the short name, however the reply called him."""
+    parsed = parse(text, known=names)
+    return parsed, [Turn(names[1], t.action, t.content) if t.role == names[0] else t for t in parsed.turns]
+
+
+def spoken_rules(
+    parsed: Parsed,
+    turns: Sequence[Turn],
+    names: tuple[str, str],
+    *,
+    paragraph: str,
+    own_words: str,
+    limits: Mapping[str, int],
+) -> Broken | None:
+    """Return the first rule that holds for every whole dialogue of a capable model and that this one breaks."""
+    spoken = "\n".join(turn.content for turn in turns)
+    own = [turn.content for turn in turns if turn.role == names[1]]
+    return checks.first(
+        format=checks.dialogue_form(parsed),
+        length=checks.length(turns, **limits),
+        character_silent=checks.character_silent(turns, names[1]),
+        foreign_language=checks.foreign_language(spoken, paragraph),
+        third_person=next((detail for text in own if (detail := checks.third_person(text, names))), None),
+        copied_prompt=checks.copied(spoken, own_words, checks.COPIED_PROMPT),
+        copied_paragraph=checks.copied(spoken, paragraph, checks.COPIED_PARAGRAPH),
+        repetition=checks.repetition(spoken),
+    )
+
+
+# --- Small models ----------------------------------------------------------------------------------------------------
+
+
+def related(facts: Sequence[retelling.Fact], background: str, max_turns: int) -> list[retelling.Fact]:
+    """Return the facts for one dialogue, in the paragraph's order: those that share most words with the background."""
+    about = set(content_words(background))
+    ranked = sorted(facts, key=lambda fact: (-len(about & set(content_words(fact.text))), fact.number))
+    return sorted(ranked[: max(1, min(MAX_EXCHANGES, max_turns // 2))], key=lambda fact: fact.number)
+
+
+async def _small_dialogue(
+    teller: Teller,
+    scene: Mapping[str, Any],
+    slot: Slot,
+    d: int,
+    exchanges: Sequence[Exchange],
+    *,
+    limits: Mapping[str, int],
+) -> Drawn:
+    account = Account()
+    await asyncio.gather(
+        *(teller.advance(exchange, draw=slot.draw(d), attempt=d, account=account) for exchange in exchanges)
+    )
+    told = [exchange for exchange in exchanges if exchange.complete]
+    turns: list[Turn] = []
+    for exchange in told:
+        turns.append(Turn(VISITOR, "speaking", exchange.question or ""))
+        turns.append(Turn(teller.short_name, "speaking", exchange.answer or ""))
+    short = checks.length(turns, **limits)
+    if short:
+        # What passed is kept and what is missing is asked for in the next draw.
+        if told and told[-1].answered:
+            account.reject(f"{teller.identity}/{d}", checks.Broken("length", short), told[-1].answered)
+        return Drawn(None, account)
+    account.calls = [call for exchange in told for call in exchange.calls]
+    return Drawn(_record(scene, slot, d, turns), account, told[-1].answered)
+
+
+# --- Records ---------------------------------------------------------------------------------------------------------
+
+
+def _record(scene: Mapping[str, Any], slot: Slot, d: int, turns: Sequence[Turn]) -> dict[str, Any]:
+    return {
+        "id": f"dialogue/{slot.name}",
+        "kind": "generated",
+        "scene": scene["id"],
+        "paragraphs": [scene["paragraph"]],
+        "type": scene["type"],
+        "location": one_line(scene["location"]),
+        "background": one_line(scene["background"]),
+        "turns": [turn.record() for turn in turns],
+        "draw": d,
+    }
+
+
+def drawn(record: dict[str, Any], broken: Broken | None, account: Account, answered: Answered) -> Drawn:
+    """Return a draw of one call: the record, or its rejection under `<record id>/<draw>`."""
+    if broken:
+        account.reject(f"{record['id']}/{record['draw']}", broken, answered)
+        return Drawn(None, account)
+    account.calls.append(answered.call)
+    return Drawn(record, account, answered)

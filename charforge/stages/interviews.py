@@ -1,0 +1,520 @@
+"""The interviews: every contestant answers the same single questions, and talks with an interviewer about each subject.
+
+Single-turn questions go to all contestants at once. In a multi-turn interview the interviewer is a model too: it
+knows the subject, a little of the profile and what was said aloud, never what was thought. All interviews advance side
+by side, so that a local model answers in batches. Whatever went wrong with an answer is marked, never hidden or mended.
+This module knows no store, no file, and of a model nothing but `ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from charforge import evidence
+from charforge.dialogue import EOT, Turn, cue, one_line, render_prompt, render_turn
+from charforge.llm.request import Request
+from charforge.templates import render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from charforge.llm.request import Answered, Ask, Message
+
+VERSION = 1
+
+INTERVIEWER = "Visitor"
+"""The interviewer's name in every transcript and prompt. Training data should know a Visitor too."""
+
+LOCATION = "A quiet room"
+SILENCE = "…"
+"""Stands for an empty answer in the history that models see; a turn of the text format cannot be empty."""
+
+THOUGHT_CALLS = 3
+"""Calls an answer may take where the character may think first; the last one must speak."""
+
+FACTS = 2
+"""Profile paragraphs that the interviewer gets to read: those most like the subject."""
+
+QUESTION_DRAWS = 3
+"""How often the interviewer may try; after that a scripted question is asked, and marked."""
+
+SCRIPTED = (
+    "Can you tell me more about that?",
+    "How did you feel about it at the time?",
+    "What happened after that?",
+    "Who was with you in those days?",
+    "Why did it matter so much to you?",
+    "Looking back, would you do the same again?",
+    "What do other people say about it?",
+    "Is there something about it that nobody knows?",
+)
+"""Neutral questions for when the interviewer's own fail; the first that was not asked yet is taken."""
+
+_TAIL = r"[a-z][A-Za-z ,'’\-]{8,70}\?"
+EMBEDDED_REPLY: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^("
+    rf"(What|How|Why|When|Where|Who) (did|was|were|made|would|could) your? {_TAIL}"
+    rf"|(Did|Were|Would|Could) your? {_TAIL}"
+    rf"|(What|How|Why) do you (remember|think|feel|believe|love|say|call|hope) {_TAIL}"
+    rf"|Do you (remember|think|feel|believe|love|still|ever|hope) {_TAIL}"
+    rf"|(What|Who) (made|taught|helped|gave|told|brought) you {_TAIL}"
+    ")$",
+}
+"""What an embedded interviewer may reply: a JSON string that begins like a question to somebody.
+
+Without it 18 of 40 questions of SmolLM2-135M passed `question_problem` at temperature 0.7, with it 39; half of those keep to the
+subject (26 of 40 at temperature 0.5), so that three draws almost always give one.
+"""
+
+CUT_OFF = "cut-off"
+EMPTY = "empty"
+FILTERED = "filtered"
+OWN_HEADER = "own-header"
+SPECIAL_TOKEN = "special-token"  # noqa: S105  # a mark, no secret
+WRONG_SPEAKER = "wrong-speaker"
+SCRIPTED_QUESTION = "scripted-question"
+
+MARKS = {
+    CUT_OFF: "The reply hit the token limit.",
+    EMPTY: "Nothing was said.",
+    FILTERED: "The provider refused or filtered the reply.",
+    OWN_HEADER: "The answer began with the speaker's own name; that name was taken off.",
+    SPECIAL_TOKEN: "The answer holds a control token of a chat format.",
+    WRONG_SPEAKER: "The answer goes on to speak for somebody else.",
+    SCRIPTED_QUESTION: "The interviewer's own questions failed; this one is from a fixed list.",
+}
+"""What each mark means."""
+
+_SPECIAL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+_HEADER = re.compile(
+    r"(?:^|\n|(?<=[.!?…\"”*])\s)[ \t*_#>-]*"
+    r"(?:(?P<role>[^\W\d_][\w .,'’&-]{0,39}?) ?\((?:speaking|thinking)\)[*_]*:"
+    r"|(?P<bare>Visitor|Interviewer|User|Human|Man|Assistant|Narrator|Question|Q)[*_]*:)",
+    re.IGNORECASE,
+)
+_QUOTED_QUESTION = re.compile(r'"([^"\n]+\?)"')
+_ACTION = re.compile(r"\s*(?P<action>speaking|thinking)\)\s*:(?P<content>.*)", re.DOTALL)
+
+
+class Contestant(TypedDict):
+    """Who answers. `style` is `character` (continues the raw text format) or `chat` (is told by a system message).
+
+    `weights` is the digest of the weights where we know it.
+    """
+
+    name: str
+    model: str
+    weights: str | None
+    style: str
+
+
+class Interviewer(TypedDict):
+    """The model that asks in multi-turn interviews, and how it is sampled."""
+
+    model: str
+    weights: str | None
+    temperature: float
+    max_tokens: int
+
+
+class Results(NamedTuple):
+    """What the stage makes: the records of single.jsonl and turns.jsonl, and of calls.jsonl ({"id": "<record id>/<nn>", "call"})."""
+
+    single: list[dict[str, Any]]
+    turns: list[dict[str, Any]]
+    calls: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer, in the words of the model."""
+
+    text: str
+    thoughts: list[str]
+    finish_reason: str
+    marks: list[str]
+    calls: list[str]
+
+
+@dataclass(slots=True)
+class _Room:
+    """What is the same for every question of the stage."""
+
+    short_name: str
+    name: str
+    meta: str
+    history: int
+    thoughts: bool
+    sampling: dict[str, Any]
+    repetition_penalty: float | None
+    interviewer: Interviewer
+    profile: Mapping[str, Any]
+    prompts: Mapping[str, str]
+    ask: Ask
+    tick: Callable[[], None]
+    seed: int | None
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+
+def status(short_name: str) -> str:
+    """Return the Status line under which every interview of a character-style contestant stands."""
+    return f"A visitor has come to {short_name}, sits down, and asks one question after another."
+
+
+async def interview(
+    *,
+    contestants: Sequence[Contestant],
+    single: Sequence[Mapping[str, Any]],
+    multi: Sequence[Mapping[str, Any]],
+    turns: int,
+    history: int,
+    thoughts: bool,
+    temperature: float,
+    top_p: float | None,
+    repetition_penalty: float | None,
+    max_tokens: int,
+    seed: int | None,
+    interviewer: Interviewer,
+    name: str,
+    short_name: str,
+    meta: str,
+    prompts: Mapping[str, str],
+    profile: Mapping[str, Any],
+    ask: Ask,
+    on_progress: Callable[[int, int], None],
+) -> Results:
+    """Interview all contestants and return the records, sorted by id.
+
+    `single` are questions {"id", "topic", "question"}, `multi` subjects {"id", "topic", "subject"}. An interview has
+    `turns` questions; each contestant sees the last `history` turns. `meta` is the rendered meta prompt. `prompts`
+    holds the sources of `interview_chat` and `interviewer` (the embedded one where the interviewer is embedded).
+    `on_progress(done, total)` counts answers. Raises CharForgeError where a model could not be reached, after the other
+    interviews came to their end: what was paid for is kept.
+    The opening question of a subject is asked for once and put to every contestant.
+    """
+    total = len(contestants) * (len(single) + len(multi) * turns)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total)
+
+    room = _Room(
+        short_name=short_name,
+        name=name,
+        meta=meta,
+        history=history,
+        thoughts=thoughts,
+        sampling={"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens},
+        repetition_penalty=repetition_penalty,
+        interviewer=interviewer,
+        profile=profile,
+        prompts=prompts,
+        ask=ask,
+        tick=tick,
+        seed=seed,
+    )
+    asked = [_single(room, contestant, question) for contestant in contestants for question in single]
+    talks = [_subject(room, contestants, subject, turns) for subject in multi]
+    answers, transcripts = await _all([_all(asked), _all(talks)])
+    records = [record for several in transcripts for record in several]
+    return Results(_sorted(answers), _sorted(records), _sorted(room.calls))
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Return all results in order. One failure does not stop the others: their calls are kept, then it is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _sorted(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: str(record["id"]))
+
+
+def _note_calls(room: _Room, identity: str, calls: Sequence[str]) -> None:
+    room.calls += [{"id": f"{identity}/{number:02}", "call": call} for number, call in enumerate(calls)]
+
+
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+
+async def _single(room: _Room, contestant: Contestant, question: Mapping[str, Any]) -> dict[str, Any]:
+    identity = f"{contestant['name']}/{question['id']}"
+    text = one_line(str(question["question"]))
+    answer = await _answer(room, contestant, [Turn(INTERVIEWER, "speaking", text)])
+    _note_calls(room, identity, answer.calls)
+    return {
+        "id": identity,
+        "contestant": contestant["name"],
+        "question": question["id"],
+        "topic": question["topic"],
+        "text": question["question"],
+        "answer": answer.text,
+        "thoughts": answer.thoughts,
+        "finish_reason": answer.finish_reason,
+        "marks": answer.marks,
+    }
+
+
+async def _answer(room: _Room, contestant: Contestant, said: Sequence[Turn]) -> _Answer:
+    """Return the contestant's answer to the last turn of `said`, which holds everything up to and with the question."""
+    window = said[-(room.history + 1) :]
+    if contestant["style"] == "chat":
+        answer = await _chat_answer(room, contestant, window)
+    else:
+        answer = await _character_answer(room, contestant, window)
+    room.tick()
+    return answer
+
+
+def _sampling(room: _Room, contestant: Contestant) -> dict[str, Any]:
+    """Return how a contestant's answers are sampled. Only models whose weights we have know a repetition penalty."""
+    local = contestant["weights"] is not None
+    return {**room.sampling, "repetition_penalty": room.repetition_penalty if local else None}
+
+
+async def _chat_answer(room: _Room, contestant: Contestant, window: Sequence[Turn]) -> _Answer:
+    """Ask a prompted model: a system message, then the interviewer as user and the character as assistant."""
+    system = render(
+        room.prompts["interview_chat"],
+        "interview_chat.j2",
+        name=room.name,
+        short_name=room.short_name,
+        meta=room.meta,
+    ).strip()
+    spoken = [turn for turn in window if turn.action == "speaking"]
+    while spoken and spoken[0].role != INTERVIEWER:
+        spoken = spoken[1:]  # some providers refuse a conversation that does not begin with the user
+    messages: tuple[Message, ...] = (
+        ("system", system),
+        *(("user" if turn.role == INTERVIEWER else "assistant", turn.content) for turn in spoken),
+    )
+    answered = await room.ask(
+        Request(
+            model=contestant["model"],
+            weights=contestant["weights"],
+            messages=messages,
+            seed=room.seed,
+            **_sampling(room, contestant),
+        )
+    )
+    return _judged(room, answered, answered.reply.text, [], [answered.call])
+
+
+async def _character_answer(room: _Room, contestant: Contestant, window: Sequence[Turn]) -> _Answer:
+    """Let the model go on with the raw text format, until the character has spoken."""
+    prompt = render_prompt(room.meta, LOCATION, status(room.short_name)) + "".join(map(render_turn, window))
+    thoughts: list[str] = []
+    calls: list[str] = []
+    for left in reversed(range(THOUGHT_CALLS if room.thoughts else 1)):
+        head = cue(room.short_name, None if left else "speaking")
+        answered = await room.ask(
+            Request(
+                model=contestant["model"],
+                weights=contestant["weights"],
+                prompt=prompt + head,
+                stop=(EOT,),
+                seed=room.seed,
+                **_sampling(room, contestant),
+            )
+        )
+        calls.append(answered.call)
+        if not left:
+            return _judged(room, answered, answered.reply.text, thoughts, calls)
+        match = _ACTION.match(answered.reply.text)
+        if match and match["action"] == "speaking":
+            return _judged(room, answered, match["content"], thoughts, calls)
+        thought = one_line(match["content"]) if match else ""
+        if thought:
+            thoughts.append(thought)
+            prompt += render_turn(Turn(room.short_name, "thinking", thought))
+    raise AssertionError("the last call always speaks")
+
+
+def _judged(room: _Room, answered: Answered, text: str, thoughts: list[str], calls: list[str]) -> _Answer:
+    """Return the answer with its marks. The text stays as it came, but for white space and the speaker's own header."""
+    reason = answered.reply.finish_reason
+    text, marks = _own_header(text.strip(), (room.name, room.short_name))
+    if not text:
+        marks.append(EMPTY)
+    if reason == "length":
+        marks.append(CUT_OFF)
+    if reason == "filtered":
+        marks.append(FILTERED)
+    if _SPECIAL.search(text):
+        marks.append(SPECIAL_TOKEN)
+    if _other_speakers(text, (room.name, room.short_name)):
+        marks.append(WRONG_SPEAKER)
+    return _Answer(text, thoughts, reason, sorted(marks), calls)
+
+
+def _own_header(text: str, own: Sequence[str]) -> tuple[str, list[str]]:
+    names = "|".join(re.escape(name) for name in own)
+    match = re.match(rf"[*_]*(?:{names})[*_]*(?: ?\((?:speaking|thinking)\))?[*_]*:[*_]*\s*", text)
+    return (text[match.end() :], [OWN_HEADER]) if match else (text, [])
+
+
+def _other_speakers(text: str, own: Sequence[str]) -> list[str]:
+    """Return who else gets a turn within an answer."""
+    names = [match["role"] or match["bare"] for match in _HEADER.finditer(text)]
+    return [name for name in names if name.casefold() not in {one.casefold() for one in own}]
+
+
+# --- Multi-turn ------------------------------------------------------------------------------------------------------
+
+
+async def _subject(
+    room: _Room, contestants: Sequence[Contestant], subject: Mapping[str, Any], turns: int
+) -> list[dict[str, Any]]:
+    """Return the transcripts of all contestants about one subject. The opening question is the same for all."""
+    opening = await _question(room, subject, [])
+    talks = [_transcript(room, contestant, subject, turns, opening) for contestant in contestants]
+    return await _all(talks)
+
+
+async def _transcript(
+    room: _Room,
+    contestant: Contestant,
+    subject: Mapping[str, Any],
+    turns: int,
+    opening: tuple[str, list[str], list[str]],
+) -> dict[str, Any]:
+    identity = f"{contestant['name']}/{subject['id']}"
+    said: list[Turn] = []
+    record_turns: list[dict[str, Any]] = []
+    calls: list[str] = []
+    for number in range(turns):
+        question, marks, asked = opening if number == 0 else await _question(room, subject, said)
+        said.append(Turn(INTERVIEWER, "speaking", question))
+        record_turns.append({**said[-1].record(), "marks": marks})
+        answer = await _answer(room, contestant, said)
+        for thought in answer.thoughts:
+            said.append(Turn(room.short_name, "thinking", thought))
+            record_turns.append({**said[-1].record(), "marks": []})
+        said.append(Turn(room.short_name, "speaking", one_line(answer.text) or SILENCE))
+        record_turns.append({**said[-1].record(), "content": answer.text, "marks": answer.marks})
+        calls += [*asked, *answer.calls]
+    _note_calls(room, identity, calls)
+    return {
+        "id": identity,
+        "contestant": contestant["name"],
+        "question": subject["id"],
+        "topic": subject["topic"],
+        "subject": subject["subject"],
+        "turns": record_turns,
+        "marks": sorted({mark for turn in record_turns for mark in turn["marks"]}),
+    }
+
+
+async def _question(
+    room: _Room, subject: Mapping[str, Any], said: Sequence[Turn]
+) -> tuple[str, list[str], list[str]]:
+    """Return the interviewer's next question, its marks, and the calls it took.
+
+    An embedded interviewer goes on with raw text, within EMBEDDED_REPLY, and must keep to the subject or to what was said: so
+    small a model drifts. Any other one gets a message and is trusted to know what the interview is about.
+    """
+    embedded = room.interviewer["model"].startswith("embedded/")
+    spoken = [turn for turn in said if turn.action == "speaking"]
+    earlier = [turn.content for turn in spoken if turn.role == INTERVIEWER]
+    about = one_line(str(subject["subject"]))
+    facts = [
+        one_line(str(paragraph["text"]))
+        for paragraph in evidence.relevant(room.profile["paragraphs"], about, FACTS)
+    ]
+    text = render(
+        room.prompts["interviewer"],
+        "interviewer.j2",
+        name=room.name,
+        short_name=room.short_name,
+        interviewer=INTERVIEWER,
+        subject=about,
+        facts=facts,
+        turns=[turn.record() for turn in spoken[-room.history :]],
+    )
+    topic = " ".join([about, *facts, *(turn.content for turn in spoken)]) if embedded else None
+    calls = []
+    for draw in range(QUESTION_DRAWS):
+        answered = await room.ask(
+            Request(
+                model=room.interviewer["model"],
+                weights=room.interviewer["weights"],
+                messages=None if embedded else (("user", text.strip()),),
+                prompt=text.rstrip() if embedded else None,
+                schema=EMBEDDED_REPLY if embedded else None,
+                max_tokens=room.interviewer["max_tokens"],
+                temperature=room.interviewer["temperature"],
+                seed=room.seed,
+                draw=draw,
+            )
+        )
+        calls.append(answered.call)
+        question = _tidy(answered.reply.text)
+        if answered.reply.finish_reason == "stop" and not question_problem(
+            question, earlier, prompt=text, topic=topic
+        ):
+            return question, [], calls
+    unused = [question for question in SCRIPTED if not _repeats(question, earlier)]
+    if not said:
+        unused = [opening(about)]
+    return (unused or list(SCRIPTED))[0], [SCRIPTED_QUESTION], calls
+
+
+def opening(subject: str) -> str:
+    """Return the scripted opening question about a subject."""
+    return f"I should like to talk with you about this. {one_line(subject)} Would you begin?"
+
+
+def question_problem(
+    question: str, earlier: Sequence[str], *, prompt: str = "", topic: str | None = None
+) -> str | None:
+    """Say why a question cannot be asked, or None if it can.
+
+    `earlier` are the questions asked before in this interview. `prompt` is where the question came from: one that stands in it
+    word for word, or repeats one of its quoted examples, was copied, not asked. Where `topic` is given, a question needs one of its content
+    words, or has none of its own (`And what did you do then?`).
+    """
+    spoken = evidence.words(question)
+    if not question.endswith("?") or question.count("?") > 1:
+        return "not one question"
+    if not 4 <= len(spoken) <= 50:
+        return "too short or too long"
+    if not {"you", "your", "yours", "yourself"} & set(spoken):
+        return "not put to anybody"
+    if _SPECIAL.search(question) or _HEADER.search(question):
+        return "holds a speaker's name or a control token"
+    if _repeats(question, earlier):
+        return "repeats an earlier question"
+    if question.casefold() in prompt.casefold() or _repeats(question, _QUOTED_QUESTION.findall(prompt)):
+        return "copied from its prompt"
+    content = set(evidence.content_words(question))
+    if topic is not None and content and not content & set(evidence.content_words(topic)):
+        return "off the subject"
+    return None
+
+
+def _tidy(text: str) -> str:
+    """Return the first line of a reply without the interviewer's own header and without quotes around it."""
+    line = one_line(next((row for row in text.splitlines() if row.strip()), ""))
+    line = re.sub(rf"^[*_]*{INTERVIEWER}[*_]*(?: ?\(speaking\))?[*_]*:[*_]* ?", "", line)
+    if line[:1] in {'"', "“"} and line[-1:] in {'"', "”"}:
+        line = line[1:-1].strip()
+    return line
+
+
+def _repeats(question: str, earlier: Sequence[str]) -> bool:
+    """Say whether a question has (almost) the words of an earlier one: Jaccard index of the stems at least 0.7."""
+
+    def key(text: str) -> set[str]:
+        return set(evidence.content_words(text)) or set(evidence.words(text))
+
+    mine = key(question)
+    return any(len(mine & key(other)) >= 0.7 * len(mine | key(other)) for other in earlier)
