@@ -121,7 +121,7 @@ written: written/$id.md
 
 #train:
 #  base_model: embedded/smollm2-135m-instruct
-#  epochs: 3
+#  epochs: 2
 
 interview:
   questions: questions/$id.yaml

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import operator
 import re
+import shlex
 from functools import reduce
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from charforge.cli import parser
 from charforge.pipeline import STAGES
 from charforge.schema import schema_file
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def keys(node, path=()):
@@ -79,3 +81,36 @@ def test_the_cli_page_has_every_command_with_every_option(name, command):
 def test_the_cli_page_names_every_stage():
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert f"stop after this stage: {', '.join(STAGES[:-1])} or {STAGES[-1]} |" in page
+
+
+# --- Commands in the pages ---------------------------------------------------------------------------------------------
+
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/spec.md", "bench/RESULTS.md")
+_COMMAND = re.compile(
+    r"^\s*(?:\$ )?((?:charforge|make|python -m charforge\.versions|python bench/\S+)(?: .*)?)$"
+)
+
+
+def commands(page):
+    """Return the command lines of a page's code blocks, without their comments."""
+    inside = False
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif (inside or line.startswith("    ")) and (found := _COMMAND.match(line)):
+            yield shlex.split(found[1], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_a_page_is_one_we_have(page):
+    found = list(commands(page))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for words in found:
+        if words[0] == "charforge":
+            if not any(word.startswith("[") for word in words):  # a line of usage, not a command
+                parser().parse_args(words[1:])
+        elif words[0] == "make":
+            for goal in (word for word in words[1:] if "=" not in word):
+                assert re.search(rf"^{goal}:", makefile, re.MULTILINE), f"{page}: make {goal}"
+        elif words[1] != "-m":
+            assert (ROOT / words[1]).is_file(), f"{page}: {words[1]}"

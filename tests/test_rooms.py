@@ -69,7 +69,7 @@ def test_nothing_below_prints(module):
 
 @pytest.mark.parametrize("command", ["--help", "build --help"])
 def test_help_loads_nothing_heavy(command):
-    heavy = "torch transformers litellm jsonschema rich yaml asyncio sqlite3".split()
+    heavy = ["torch", "transformers", "litellm", "jsonschema", "rich", "yaml", "asyncio", "sqlite3"]
     code = (
         f"import sys\nfrom charforge.cli import main\ntry: main({command.split()!r})\nexcept SystemExit: pass\n"
         f"print(sorted(set({heavy!r}) & set(sys.modules)))"

@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not installed(), reason="llm-
 
 
 def test_the_embedded_model_answers_after_the_way_through_a_base_folder(tmp_path):
-    facts = write_base({"base": {"kind": "embedded", "name": NAME}, "out": str(tmp_path / "base")}, lambda _: None)
+    facts = write_base(
+        {"base": {"kind": "embedded", "name": NAME}, "out": str(tmp_path / "base")}, lambda _: None
+    )
     assert facts == {"parameters": 134515008, "vocabulary": 49152, "context": 8192, "model_type": "llama"}
     generator = Generator(*load_folder(tmp_path / "base"))
     assert generator.tokenizer.tokenize("In  1827,") == ["In", "ĠĠ", "1", "8", "2", "7", ","]

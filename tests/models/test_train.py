@@ -203,9 +203,12 @@ def test_the_learning_rate_warms_up_and_comes_down(schedule, expected):
 # -- the arithmetic
 
 
-def test_gradients_are_those_of_the_plain_loss(ready, monkeypatch):
+@pytest.mark.parametrize("whole", [0, 1000])
+def test_gradients_are_those_of_the_plain_loss(ready, monkeypatch, whole):
     monkeypatch.setattr(module, "_LOGITS", 7)
+    monkeypatch.setattr(module, "_WHOLE", whole)
     model, tokenizer = ready
+    model.train()
     samples = [
         encode(tokenizer, record(f"d/{n}", answer="play " * n), "Beethoven", "character", 512) for n in (1, 5)
     ]
