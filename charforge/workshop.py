@@ -44,7 +44,11 @@ class LocalWorkshop:
 
     async def _run(self, module: str, job: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         def heard(message: dict[str, Any]) -> None:
-            notes = [f"{key.replace('_', ' ')} {_figure(value)}" for key in _TOLD if (value := message.get(key)) is not None]
+            notes = [
+                f"{key.replace('_', ' ')} {_figure(value)}"
+                for key in _TOLD
+                if (value := message.get(key)) is not None
+            ]
             on_progress(int(message.get("step", 0)), int(message.get("steps", 0)), ", ".join(notes))
 
         return await run_job(module, job, heard)

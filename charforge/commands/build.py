@@ -180,7 +180,9 @@ def _say_failures(outcomes: Mapping[str, Outcome]) -> None:
         if outcome.status in {BLOCKED, STOPPED}:
             cause = outcomes.get(outcome.blocked_by or "")
             if cause is not None and cause.status == FAILED:
-                held_up.append(f"error: {character}: {stage} needs {cause.stage.split('/', 1)[1]}, which failed")
+                held_up.append(
+                    f"error: {character}: {stage} needs {cause.stage.split('/', 1)[1]}, which failed"
+                )
             else:
                 further += 1
         elif isinstance(error, FileProblems):

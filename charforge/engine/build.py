@@ -309,7 +309,9 @@ class Build:
         return outputs
 
     def _failed(self, outcome: Outcome, error: Exception) -> Outcome:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:  # a stage's own files, in its scratch folder
+        if (
+            isinstance(error, OSError) and error.errno in NO_ROOM
+        ):  # a stage's own files, in its scratch folder
             error = no_room(self.store.root)
         outcome.status, outcome.error = FAILED, error
         if not self._keep_going:
