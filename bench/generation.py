@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch

@@ -5,7 +5,7 @@ leave the batch, new ones join it, and each row samples by its own settings with
 processes, weights files or what the text is for.
 
 Why not transformers' `generate`: 64 replies of 64 tokens each (135M parameters, bfloat16, two Zen 4 cores) took it 25 s,
-165 tokens/s; here they take 8 s. The time went to padded attention with repeated heads (26%), to drawing 49,152
+165 tokens/s; here they take 9 s. The time went to padded attention with repeated heads (26%), to drawing 49,152
 exponentials a token (20%), and to copying the cache at each step (7%). It also computes rows that are done, and a prompt
 prefix once per row. Here:
 

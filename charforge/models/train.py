@@ -40,6 +40,9 @@ Progress = Callable[[dict[str, Any]], None]
 
 _LOGITS = 128
 """Trained positions whose logits exist at once: 49,152 numbers a position would otherwise be most of the memory."""
+_LENGTHS = 32
+"""Lengths are filled up to multiples of this: the matrix library compiles and keeps code for every shape it meets."""
+_NO_LABEL = -100
 _WHOLE = 512
 """Samples with more tokens keep the layers' inputs only and compute the rest again in backward: 27% slower, and a sample of
 900 tokens takes 0.15 GB instead of 0.85 GB. So memory hardly grows with the context."""
@@ -296,8 +299,12 @@ def learning_rate(step: int, steps: int, settings: dict[str, Any]) -> float:
 
 
 def hidden_states(model: Any, sample: Sample) -> torch.Tensor:
-    """Return what predicts the targets: [targets, hidden size], each from the place before its target."""
-    output = model.base_model(input_ids=torch.tensor([sample.ids]), use_cache=False)
+    """Return what predicts the targets: [targets, hidden size], each from the place before its target.
+
+    The sample is filled up at its end, which causal attention never looks at, to one of few lengths: see `_LENGTHS`.
+    """
+    ids = [*sample.ids, *[sample.ids[-1]] * (-len(sample.ids) % _LENGTHS)]
+    output = model.base_model(input_ids=torch.tensor([ids]), use_cache=False)
     states: torch.Tensor = output.last_hidden_state[0, torch.tensor(sample.targets) - 1]
     return states
 
@@ -329,16 +336,18 @@ def backward(model: Any, sample: Sample, targets: int) -> float:
     """Add the gradients of the sample's share of the step's mean loss over `targets` tokens; returns that share."""
     recompute_layers(model, yes=len(sample.ids) > _WHOLE)
     states = hidden_states(model, sample)
-    leaf = states.detach().requires_grad_()
-    labels = torch.tensor([sample.ids[target] for target in sample.targets])
+    more = -len(sample.targets) % _LENGTHS
+    leaf = F.pad(states.detach(), (0, 0, 0, more)).requires_grad_()
+    labels = torch.tensor([sample.ids[target] for target in sample.targets] + [_NO_LABEL] * more)
     head = model.get_output_embeddings()
     total = 0.0
     for start in range(0, len(labels), _LOGITS):
         logits = head(leaf[start : start + _LOGITS]).float()
-        loss = F.cross_entropy(logits, labels[start : start + _LOGITS], reduction="sum") / targets
+        part = labels[start : start + _LOGITS]
+        loss = F.cross_entropy(logits, part, reduction="sum", ignore_index=_NO_LABEL) / targets
         loss.backward()
         total += float(loss.detach())
-    states.backward(leaf.grad)
+    states.backward(leaf.grad[: len(states)])
     return total
 
 
