@@ -111,7 +111,7 @@ async def generate(
         count = len(profile["paragraphs"])
     slots = paragraph_slots(profile["paragraphs"], count)
     if small(model):
-        slots = tellable(profile, names, count) if never and count else []
+        slots = tellable(profile, names, count, min_yield) if never and count else []
 
     async def draw(slot: Slot, d: int) -> Drawn:
         if not small(model):

@@ -115,7 +115,7 @@ async def generate(
     same = asks(short_name) if small(model) else ""  # what all of a small model's backgrounds share
 
     if small(model):
-        slots = tellable(profile, names, count)
+        slots = tellable(profile, names, count, min_yield)
 
         async def draw(slot: Slot, d: int) -> Drawn:
             return await _small_scene(writer, slot, d, names=names, profile=whole)
@@ -142,16 +142,18 @@ def asks(short_name: str) -> str:
     return f"A visitor asks {short_name} about"
 
 
-def tellable(profile: Mapping[str, Any], names: Sequence[str], count: int) -> list[Slot]:
+def tellable(profile: Mapping[str, Any], names: Sequence[str], count: int, min_yield: float) -> list[Slot]:
     """Return the slots of the paragraphs that a small model can retell, those with most to tell first.
 
-    Raises CharForgeError where there are none.
+    Where there are none, that is a yield of nothing; raises CharForgeError if `min_yield` asks for more.
     """
     who = pronoun(profile)
     # The order is that of all paragraphs, so that an edit which makes one tellable moves no other.
     order = [profile["paragraphs"][position] for position in spread(len(profile["paragraphs"]))]
     told = {p["id"]: min(len(facts(str(p["text"]), names, who)), MIN_FACTS + 1) for p in order}
     chosen = [p for number in (MIN_FACTS + 1, MIN_FACTS) for p in order if told[p["id"]] == number]
+    if not chosen and min_yield == 0:
+        return []
     if not chosen:
         raise CharForgeError(
             f"no paragraph of the profile has {MIN_FACTS} sentences about what '{who}' or '{names[-1]}' did",

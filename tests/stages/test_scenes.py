@@ -304,6 +304,13 @@ def test_a_small_model_may_name_only_what_the_paragraph_tells(topic, rule):
 
 
 def test_a_profile_that_a_small_model_cannot_retell_is_told():
+    told = profile(1, p0="The harbour was cold. Nobody came.")
     with pytest.raises(CharForgeError) as caught:
-        run(Small(), of=profile(1, p0="The harbour was cold. Nobody came."), count=1, generator=SMALL)
+        run(Small(), of=told, count=1, generator=SMALL, min_yield=0.5)
     assert caught.value.message == "no paragraph of the profile has 2 sentences about what 'he' or 'Anna' did"
+
+
+def test_where_any_yield_will_do_such_a_profile_gives_nothing():
+    made = run(Small(), of=profile(1, p0="The harbour was cold. Nobody came."), count=1, generator=SMALL)
+    assert made.records == []
+    assert made.yield_ == {"asked": 0, "accepted": 0, "rejected": {}, "wanted": 1}
