@@ -34,6 +34,7 @@ from charforge.stages import (
     scores,
     written,
 )
+from charforge.stages.slots import Writer
 from charforge.workspace import packaged_prompts
 
 STAGES = (
@@ -190,12 +191,14 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     key: _json(ctx, key) if key == "profile" else _jsonl(ctx, key)
                     for key in ("profile", *more)
                 },
-                **ctx.params["generator"],
                 **ctx.params["person"],
                 **ctx.params["boundary"],
                 **ctx.params[name],
-                prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
-                ask=_asker(ctx, workshop, {}),
+                writer=Writer(
+                    **ctx.params["generator"],
+                    prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
+                    ask=_asker(ctx, workshop, {}),
+                ),
                 on_progress=ctx.progress,
             )
             return {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from charforge.checks import Broken
     from charforge.dialogue import Parsed
-    from charforge.llm.request import Answered, Ask
+    from charforge.llm.request import Answered
 
 VERSION = 1
 
@@ -51,30 +51,13 @@ async def generate(
     min_turns: int,
     max_turns: int,
     min_words: int,
-    model: str,
-    weights: str | None,
-    temperature: float,
-    top_p: float | None,
-    max_tokens: int,
-    seed: int | None,
-    prompts: Mapping[str, str],
-    ask: Ask,
+    writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> Generated:
     """Draw one dialogue for each scene of scenes.jsonl and return dialogues.jsonl (generated ones) and what goes with it.
 
-    `prompts` holds the sources of `templates(model)` by key. Raises CharForgeError as `slots.fill` does.
+    `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
     """
-    writer = Writer(
-        model=model,
-        weights=weights,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
-        prompts=prompts,
-        ask=ask,
-    )
     paragraphs = {paragraph["id"]: paragraph for paragraph in profile["paragraphs"]}
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
     names = (name, short_name)
@@ -84,7 +67,7 @@ async def generate(
 
     async def draw(scene: Mapping[str, Any], d: int) -> Drawn:
         slot = Slot(paragraphs[scene["paragraph"]], scene["n"])
-        if not small(model):
+        if not small(writer.model):
             return await _dialogue(
                 writer, scene, slot, d, names=names, until=knows_until, never=never, limits=limits
             )

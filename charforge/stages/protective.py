@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from charforge.checks import Broken
-    from charforge.llm.request import Answered, Ask
+    from charforge.llm.request import Answered
 
 VERSION = 1
 
@@ -79,30 +79,13 @@ async def generate(
     count: int | None,
     attempts: int,
     min_yield: float,
-    model: str,
-    weights: str | None,
-    temperature: float,
-    top_p: float | None,
-    max_tokens: int,
-    seed: int | None,
-    prompts: Mapping[str, str],
-    ask: Ask,
+    writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> Generated:
     """Draw `count` protective dialogues over the paragraphs and return protective.jsonl (generated ones) and its account.
 
-    `prompts` holds the sources of `templates(model)` by key. Raises CharForgeError as `slots.fill` does.
+    `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
     """
-    writer = Writer(
-        model=model,
-        weights=weights,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
-        prompts=prompts,
-        ask=ask,
-    )
     names = (name, short_name)
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
     who = retelling.pronoun(profile)
@@ -110,11 +93,11 @@ async def generate(
     if count is None:  # the paper's: one for each paragraph
         count = len(profile["paragraphs"])
     slots = paragraph_slots(profile["paragraphs"], count)
-    if small(model):
+    if small(writer.model):
         slots = tellable(profile, names, count, min_yield) if never and count else []
 
     async def draw(slot: Slot, d: int) -> Drawn:
-        if not small(model):
+        if not small(writer.model):
             return await _protective(writer, slot, d, names=names, until=knows_until, never=never)
         text = str(slot.paragraph["text"])
         teller = Teller(

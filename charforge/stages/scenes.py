@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from charforge.checks import Broken
-    from charforge.llm.request import Answered, Ask
+    from charforge.llm.request import Answered
 
 VERSION = 1
 
@@ -85,36 +85,19 @@ async def generate(
     count: int,
     attempts: int,
     min_yield: float,
-    model: str,
-    weights: str | None,
-    temperature: float,
-    top_p: float | None,
-    max_tokens: int,
-    seed: int | None,
-    prompts: Mapping[str, str],
-    ask: Ask,
+    writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> Generated:
     """Draw `count` scenes over the paragraphs of the profile and return scenes.jsonl and what goes with it.
 
-    `prompts` holds the sources of `templates(model)` by key. Raises CharForgeError as `slots.fill` does.
+    `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
     """
-    writer = Writer(
-        model=model,
-        weights=weights,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        seed=seed,
-        prompts=prompts,
-        ask=ask,
-    )
     names = (name, short_name)
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
     slots = paragraph_slots(profile["paragraphs"], count)
-    same = asks(short_name) if small(model) else ""  # what all of a small model's backgrounds share
+    same = asks(short_name) if small(writer.model) else ""  # what all of a small model's backgrounds share
 
-    if small(model):
+    if small(writer.model):
         slots = tellable(profile, names, count, min_yield)
 
         async def draw(slot: Slot, d: int) -> Drawn:

@@ -12,6 +12,7 @@ import pytest
 from charforge.errors import CharForgeError
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import dialogues
+from charforge.stages.slots import Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 THINGS = ("lantern", "harbour", "rope", "oil", "winter", "gull")
@@ -110,17 +111,19 @@ def run(
             min_turns=min_turns,
             max_turns=12,
             min_words=min_words,
-            model=generator,
-            weights=None,
-            temperature=0.7,
-            top_p=None,
-            max_tokens=900,
-            seed=None,
-            prompts={
-                key: (PROMPTS / path).read_text("utf-8")
-                for key, path in dialogues.templates(generator).items()
-            },
-            ask=model.ask,
+            writer=Writer(
+                model=generator,
+                weights=None,
+                temperature=0.7,
+                top_p=None,
+                max_tokens=900,
+                seed=None,
+                prompts={
+                    key: (PROMPTS / path).read_text("utf-8")
+                    for key, path in dialogues.templates(generator).items()
+                },
+                ask=model.ask,
+            ),
             on_progress=lambda done, total: None,
         )
     )

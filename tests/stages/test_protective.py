@@ -11,7 +11,7 @@ import pytest
 
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import protective
-from charforge.stages.slots import Slot
+from charforge.stages.slots import Slot, Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 THINGS = ("lantern", "harbour", "rope", "oil", "winter", "gull")
@@ -84,17 +84,19 @@ def run(model: Model, *, of=None, count=3, generator="openai/x", attempts=1, nev
             count=count,
             attempts=attempts,
             min_yield=0.0,
-            model=generator,
-            weights=None,
-            temperature=0.7,
-            top_p=None,
-            max_tokens=900,
-            seed=None,
-            prompts={
-                key: (PROMPTS / path).read_text("utf-8")
-                for key, path in protective.templates(generator).items()
-            },
-            ask=model.ask,
+            writer=Writer(
+                model=generator,
+                weights=None,
+                temperature=0.7,
+                top_p=None,
+                max_tokens=900,
+                seed=None,
+                prompts={
+                    key: (PROMPTS / path).read_text("utf-8")
+                    for key, path in protective.templates(generator).items()
+                },
+                ask=model.ask,
+            ),
             on_progress=lambda done, total: None,
         )
     )

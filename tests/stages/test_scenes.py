@@ -12,6 +12,7 @@ import pytest
 from charforge.errors import CharForgeError
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import scenes
+from charforge.stages.slots import Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 WORDS = (
@@ -93,16 +94,19 @@ def run(model: Model, *, of=None, count=4, generator="openai/x", attempts=2, min
             count=count,
             attempts=attempts,
             min_yield=min_yield,
-            model=generator,
-            weights=None,
-            temperature=0.7,
-            top_p=0.9,
-            max_tokens=500,
-            seed=3,
-            prompts={
-                key: (PROMPTS / path).read_text("utf-8") for key, path in scenes.templates(generator).items()
-            },
-            ask=model.ask,
+            writer=Writer(
+                model=generator,
+                weights=None,
+                temperature=0.7,
+                top_p=0.9,
+                max_tokens=500,
+                seed=3,
+                prompts={
+                    key: (PROMPTS / path).read_text("utf-8")
+                    for key, path in scenes.templates(generator).items()
+                },
+                ask=model.ask,
+            ),
             on_progress=lambda done, total: None,
         )
     )
