@@ -7,8 +7,8 @@ disk) is never a field here: it belongs to the client.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 Message = tuple[str, str]
@@ -46,23 +46,30 @@ class Request:
 
     def params(self) -> dict[str, Any]:
         """Return every field as plain JSON data, unset ones as explicit nulls: the call action's parameters."""
-        data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        data: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         data["messages"] = None if self.messages is None else [list(message) for message in self.messages]
         data["stop"] = list(self.stop)
         return data
 
 
+FINISH_REASONS = ("stop", "length", "filtered", "malformed")
+"""`length`: cut off at the token limit. `filtered`: refused by provider or model. `malformed`: an answer that is no reply
+(not UTF-8, not JSON, no text in it, endless) came again and again; the text then says what was wrong with it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the model answered. `finish_reason` is `stop`, `length` (cut off) or `filtered` (refused).
+    """What the model answered. `finish_reason` is one of FINISH_REASONS.
 
-    Token counts are the model's own, None where it gave none.
+    Token counts are the model's own, None where it gave none. `facts` are plain JSON about how the reply came (attempts,
+    cost in USD, endpoint): they go to the record beside the trace and are no part of the reply.
     """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
