@@ -76,7 +76,7 @@ def calling(calls: int, salt: str) -> Graph:
         replies = await asyncio.gather(
             *(ctx.call(request(index), answering(index)) for index in range(calls))
         )
-        return {"replies.jsonl": b"\n".join(replies)}
+        return {"replies.jsonl": b"\n".join(called.reply for called in replies)}
 
     return Graph([Stage("calls", "calls", 1, {"salt": salt}, {}, run)])
 

@@ -591,7 +591,8 @@ def _asker(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef]) 
             usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
             return canonical({"text": reply.text, "finish_reason": reply.finish_reason}), usage
 
-        data = json.loads(await ctx.call(action, perform))
+        called = await ctx.call(action, perform)
+        data = json.loads(called.reply)
         return Answered(
             reply=Reply(text=data["text"], finish_reason=data["finish_reason"]), call=action.digest
         )

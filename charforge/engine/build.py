@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason, reasons
+from charforge.engine.fair import Places
 from charforge.engine.graph import Graph, Output, Source, Stage
 from charforge.engine.store import NO_ROOM, Store, Trace, no_room
 
@@ -49,6 +50,17 @@ class Outcome:
     seconds: float = 0.0
     calls_made: int = 0
     calls_replayed: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What lies beside the trace: what the stage noted of itself, times, environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call's reply, the record beside it, and whether it was made now."""
+
+    reply: bytes
+    record: Mapping[str, Any]
+    made: bool
 
 
 class Listener:
@@ -56,6 +68,9 @@ class Listener:
 
     def stage_started(self, stage: str, why: list[Reason]) -> None:
         """A stage was found stale, and begins."""
+
+    def stage_ahead(self, stage: str, follows: str) -> None:
+        """A stage begins with what the stage it follows has published, before that one has finished."""
 
     def stage_progress(self, stage: str, done: int, total: int, note: str) -> None:
         """A stage got on: `done` of `total` units, and a few words where it has any."""
@@ -68,6 +83,36 @@ class Listener:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+
+
+class _Stream:
+    """What a running stage publishes, for the stages that follow it."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.closed = False
+        self._more = asyncio.Event()
+
+    def publish(self, item: Any) -> None:
+        self.items.append(item)
+        self._more.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._more.set()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Yield all items from the first on, until the stream is closed."""
+        given = 0
+        while True:
+            # Nothing awaits between the look and the clear, so no item is missed.
+            while given < len(self.items):
+                given += 1
+                yield self.items[given - 1]
+            if self.closed:
+                return
+            self._more.clear()
+            await self._more.wait()
 
 
 class _StopError(BaseException):
@@ -110,21 +155,33 @@ class Context:
         """Tell the user how far the stage is."""
         self._build.listener.stage_progress(self.stage.name, done, total, note)
 
-    async def call(self, action: Action, perform: Perform) -> bytes:
-        """Return the reply of a call: the recorded one if there is one, else `perform()`'s, once it is durable."""
+    def publish(self, item: Any) -> None:
+        """Hand something to the stages that follow this one. They take it as likely, not as decided."""
+        self._build.stream(self.stage.name).publish(item)
+
+    def published(self) -> AsyncIterator[Any]:
+        """What the stage that this one follows publishes, until that one ends. For `ahead` only."""
+        assert self.stage.follows is not None
+        return aiter(self._build.stream(self.stage.follows))
+
+    async def call(self, action: Action, perform: Perform, *, lane: str = "") -> Called:
+        """Return the reply of a call: the recorded one if there is one, else `perform()`'s, once it is durable.
+
+        Calls of one lane (an endpoint) share the places that `jobs` gives.
+        """
         if self._ended:
             self.refuse()
         landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight.add(landed)
         try:
-            data, made = await self._build.call(self, action, perform)
+            called = await self._build.call(self, action, perform, lane)
         finally:
             self._in_flight.discard(landed)
             landed.set_result(None)
         self._calls.append(action.digest)
-        if made:
+        if called.made:
             self._made.append(action.digest)
-        return data
+        return called
 
     def go_on(self) -> None:
         """Raise `_StopError` if no new call may begin."""
@@ -141,6 +198,23 @@ class Context:
         self._ended = True
         while self._in_flight:
             await asyncio.wait(self._in_flight)
+
+
+@dataclass(slots=True)
+class _HeadStart:
+    """A stage's run ahead of the one it follows. `context` is None until there was something to run on."""
+
+    task: asyncio.Task[None] | None = None
+    context: Context | None = None
+    over: bool = False
+
+    async def end(self) -> list[str]:
+        """Begin no new call, wait for those in flight, and return the calls that were made."""
+        self.over = True
+        if self.context is None:
+            return []
+        await self.context.end()
+        return self.context._made  # noqa: SLF001
 
 
 class Build:
@@ -163,8 +237,10 @@ class Build:
         self.listener = listener or Listener()
         self._environment = dict(environment or {})
         self._keep_going = keep_going
-        self._slots = asyncio.Semaphore(jobs)
-        self._flights: dict[str, asyncio.Future[bytes]] = {}
+        self._jobs = jobs
+        self._lanes: dict[str, Places] = {}
+        self._flights: dict[str, asyncio.Future[Called]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._checkouts: dict[str, asyncio.Task[Path]] = {}
         self.stopping = False
         """Something failed, and no new work begins."""
@@ -193,6 +269,7 @@ class Build:
 
     async def _round(self, needed: list[Stage]) -> dict[str, Outcome]:
         self.stopping = False
+        self._streams.clear()
         tasks: dict[str, asyncio.Task[Outcome]] = {}
         for stage in needed:
             upstream = {name: tasks[name] for name in stage.upstream()}
@@ -206,13 +283,58 @@ class Build:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
         return {name: task.result() for name, task in tasks.items()}
 
+    def stream(self, stage: str) -> _Stream:
+        """Return what a stage publishes in this round."""
+        return self._streams.setdefault(stage, _Stream())
+
     async def _bring_up_to_date(self, stage: Stage, upstream: Mapping[str, asyncio.Task[Outcome]]) -> Outcome:
+        head = _HeadStart()
+        if stage.ahead is not None:
+            head.task = asyncio.create_task(self._go_ahead(stage, upstream, head))
+        try:
+            outcome = await self._when_ready(stage, upstream, head)
+            await head.end()
+            return outcome
+        finally:
+            self.stream(stage.name).close()
+            if head.task is not None:
+                head.task.cancel()
+                await asyncio.gather(head.task, return_exceptions=True)
+
+    async def _go_ahead(
+        self, stage: Stage, upstream: Mapping[str, asyncio.Task[Outcome]], head: _HeadStart
+    ) -> None:
+        """Run a stage's `ahead` on what the stage it follows publishes. Whatever it ends in, `run` will find out."""
+        assert stage.ahead is not None
+        assert stage.follows is not None
+        made = {name: await asyncio.shield(task) for name, task in upstream.items() if name != stage.follows}
+        async for _ in self.stream(stage.follows):
+            break
+        else:
+            return  # it had nothing to run for
+        if head.over or self.stopping or any(result.outputs is None for result in made.values()):
+            return
+        inputs = {
+            name: ref.digest if isinstance(ref, Source) else (made[ref.stage].outputs or {})[ref.name]
+            for name, ref in stage.inputs.items()
+            if not (isinstance(ref, Output) and ref.stage == stage.follows)
+        }
+        head.context = Context(stage, stage.params, Path(), {}, self, inputs)
+        self.listener.stage_ahead(stage.name, stage.follows)
+        with suppress(Exception, _StopError):
+            await stage.ahead(head.context)
+
+    async def _when_ready(
+        self, stage: Stage, upstream: Mapping[str, asyncio.Task[Outcome]], head: _HeadStart
+    ) -> Outcome:
         made: dict[str, Outcome] = {}
         for name, task in upstream.items():
             made[name] = await asyncio.shield(task)
         for name, result in made.items():
             if result.outputs is None:
-                return self._finished(Outcome(stage.name, BLOCKED, blocked_by=name))
+                outcome = Outcome(stage.name, BLOCKED, blocked_by=name)
+                outcome.calls_made = len(await head.end())
+                return self._finished(outcome)
         try:
             action = action_of(stage, {name: result.outputs or {} for name, result in made.items()})
         except EngineError as error:
@@ -238,16 +360,19 @@ class Build:
                     return await self._hit(stage, trace)
                 if self.stopping:
                     raise _StopError
-                return await self._execute(stage, action, outcome)
+                return await self._execute(stage, action, outcome, head)
+        outcome.calls_made = len(await head.end())
         return self._finished(outcome)
 
     async def _hit(self, stage: Stage, trace: Trace) -> Outcome:
         last = self.store.last(stage.name)
         if last is None or last[0] != trace.action:
             await _durable(self.store.set_last(stage.name, trace.action, []))
-        return self._finished(Outcome(stage.name, UP_TO_DATE, trace.action, trace.outputs))
+        return self._finished(
+            Outcome(stage.name, UP_TO_DATE, trace.action, trace.outputs, record=trace.record)
+        )
 
-    async def _execute(self, stage: Stage, action: Action, outcome: Outcome) -> Outcome:
+    async def _execute(self, stage: Stage, action: Action, outcome: Outcome, head: _HeadStart) -> Outcome:
         last = self.store.last(stage.name)
         self.listener.stage_started(stage.name, outcome.reasons)
         began, clock = time.time(), time.perf_counter()
@@ -255,7 +380,7 @@ class Build:
         try:
             with self.store.scratch() as scratch:
                 context.scratch = scratch
-                outputs = await self._run(stage, context, outcome)
+                outputs = await self._run(stage, context, outcome, head)
                 packed = await asyncio.to_thread(self.store.pack, outputs)
             sources = {name: ref.data for name, ref in stage.inputs.items() if isinstance(ref, Source)}
             # What was read travels with the trace: an audit can replay the stage without the checkout.
@@ -279,14 +404,17 @@ class Build:
             noted = self.store.set_last(stage.name, action.digest, list(outcome.reasons))
             await _durable(written)
             await _durable(noted)
-            outcome.status, outcome.outputs = RAN, packed.outputs
+            outcome.status, outcome.outputs, outcome.record = RAN, packed.outputs, record
         except Exception as error:  # noqa: BLE001 - one stage's failure is an outcome; the caller tells bugs apart
             outcome.seconds = time.perf_counter() - clock
             return self._failed(outcome, error)
         return self._finished(outcome)
 
-    async def _run(self, stage: Stage, context: Context, outcome: Outcome) -> Mapping[str, bytes | Path]:
+    async def _run(
+        self, stage: Stage, context: Context, outcome: Outcome, head: _HeadStart
+    ) -> Mapping[str, bytes | Path]:
         """Run a stage to its end, and its calls in flight to theirs, however it ends; a cancelled build drops both."""
+        ended = asyncio.ensure_future(head.end())
         outputs: Mapping[str, bytes | Path] = {}
         failure: BaseException | None = None
         try:
@@ -302,8 +430,10 @@ class Build:
         if isinstance(failure, Exception) and not self._keep_going:
             self.stopping = True
         await context.end()
-        outcome.calls_made = len(context._made)  # noqa: SLF001
-        outcome.calls_replayed = len(context._calls) - outcome.calls_made  # noqa: SLF001
+        early = await ended
+        context._made += set(early).intersection(context._calls)  # noqa: SLF001
+        outcome.calls_replayed = len(context._calls) - len(context._made)  # noqa: SLF001
+        outcome.calls_made = len({*context._made, *early})  # noqa: SLF001
         if failure is not None:
             raise failure
         return outputs
@@ -322,22 +452,22 @@ class Build:
         self.listener.stage_finished(outcome)
         return outcome
 
-    async def call(self, context: Context, action: Action, perform: Perform) -> tuple[bytes, bool]:
-        """Return a call's reply, and whether it was made now. The same call asked for twice is made once."""
+    async def call(self, context: Context, action: Action, perform: Perform, lane: str) -> Called:
+        """Return a call's reply. The same call asked for twice is made once."""
         digest = action.digest
         while (flight := self._flights.get(digest)) is not None:
             try:
-                return await asyncio.shield(flight), False
+                return replace(await asyncio.shield(flight), made=False)
             except asyncio.CancelledError:
                 if _being_cancelled() or not flight.cancelled():
                     raise
                 # Whoever was making it gave up, which is no reason to do so here.
-        reply = self._replay(digest)
-        if reply is not None:
-            return reply, False
+        recorded = self._replay(digest)
+        if recorded is not None:
+            return recorded
         flight = self._flights[digest] = asyncio.get_running_loop().create_future()
         try:
-            reply, made = await self._make(context, action, perform)
+            called = await self._make(context, action, perform, lane)
         except Exception as error:
             flight.set_exception(error)
             flight.exception()  # retrieved, should nobody else wait for it
@@ -346,16 +476,27 @@ class Build:
             flight.cancel()
             raise
         else:
-            flight.set_result(reply)
+            flight.set_result(called)
         finally:
             del self._flights[digest]
-        return reply, made
+        return called
 
-    async def _make(self, context: Context, action: Action, perform: Perform) -> tuple[bytes, bool]:
-        async with self._slots, self.claims.hold(action.digest, lambda _polls: context.go_on()):
-            reply = self._replay(action.digest)  # again: another process may have made it meanwhile
-            if reply is not None:
-                return reply, False
+    async def _make(self, context: Context, action: Action, perform: Perform, lane: str) -> Called:
+        places = self._lanes.get(lane)
+        if places is None:
+            places = self._lanes[lane] = Places(self._jobs)
+        await places.take(context.stage.name)
+        try:
+            return await self._make_now(context, action, perform)
+        finally:
+            places.give(context.stage.name)
+
+    async def _make_now(self, context: Context, action: Action, perform: Perform) -> Called:
+        context.go_on()
+        async with self.claims.hold(action.digest, lambda _polls: context.go_on()):
+            recorded = self._replay(action.digest)  # again: another process may have made it meanwhile
+            if recorded is not None:
+                return recorded
             context.go_on()
             if self.store.lost(action.digest):
                 text = f"the recorded reply of call {action.digest[:12]} is gone from the store, or damaged"
@@ -366,14 +507,14 @@ class Build:
             packed = self.store.pack({"reply": reply})
             await _durable(self.store.record(action, packed, record))
         self.listener.call_made(context.stage.name, action.digest, record)
-        return reply, True
+        return Called(reply, record, made=True)
 
-    def _replay(self, call: str) -> bytes | None:
+    def _replay(self, call: str) -> Called | None:
         trace = self.store.find(call)
         if trace is None:
             return None
         try:
-            return self.store.read(trace.outputs["reply"])
+            return Called(self.store.read(trace.outputs["reply"]), trace.record, made=False)
         except Damaged:
             return None
 

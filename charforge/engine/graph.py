@@ -42,6 +42,9 @@ class Stage:
 
     `kind`, `version`, `params` and the digests of `inputs` are its action. `run` does the work and returns the outputs:
     bytes, or a path (a folder's name ends in `/`) inside the context's scratch folder.
+
+    `ahead` may begin the work while the stage named `follows` still runs: it sees what that one publishes, in place of
+    its outputs, and makes the calls that `run` will want. It is a head start only: `run` decides, and replays them.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Stage:
     params: Mapping[str, Any]
     inputs: Mapping[str, Source | Output]
     run: Run
+    ahead: Callable[[Context], Awaitable[None]] | None = None
+    follows: str | None = None
 
     def upstream(self) -> list[str]:
         """The names of the stages this one reads from, each once, in order."""

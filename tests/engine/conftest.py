@@ -102,7 +102,7 @@ class Yard:
                 await asyncio.sleep(wait)
             return question.upper().encode() if reply is None else reply, {"tokens": 1}
 
-        return await ctx.call(self.ask(question, draw), perform)
+        return (await ctx.call(self.ask(question, draw), perform)).reply
 
     def asking(self, *questions: str, **how):
         """A `make` that asks all questions at once and joins the replies."""

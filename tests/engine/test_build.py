@@ -432,7 +432,7 @@ def test_a_call_that_fails_fails_everybody_who_waits_for_it_and_is_made_anew_nex
             await asyncio.sleep(0)
             raise ConnectionError("no route")
 
-        return await ctx.call(yard.ask("one"), perform)
+        return (await ctx.call(yard.ask("one"), perform)).reply
 
     outcomes = yard.build([yard.stage("a", make=ask), yard.stage("b", make=ask)], keep_going=True)
     assert status(outcomes) == {"a": "failed", "b": "failed"}
@@ -542,7 +542,7 @@ def test_a_stage_may_forgive_a_failing_call(yard):
             raise ConnectionError("no route")
 
         try:
-            return await ctx.call(yard.ask("one"), perform)
+            return (await ctx.call(yard.ask("one"), perform)).reply
         except ConnectionError:
             return b"none"
 
@@ -563,9 +563,10 @@ def test_one_job_makes_one_call_at_a_time_and_gives_the_same_as_64(yard, tmp_pat
             return text.encode(), {}
 
         names = [f"q{n}" for n in range(20)]
-        return b",".join(
-            await asyncio.gather(*(ctx.call(yard.ask(name), lambda n=name: perform(n)) for name in names))
+        called = await asyncio.gather(
+            *(ctx.call(yard.ask(name), lambda n=name: perform(n)) for name in names)
         )
+        return b",".join(each.reply for each in called)
 
     stages = [yard.stage("a", make=make), yard.stage("b", make=yard.asking("x", "y"), a="a")]
     one = yard.build(stages, jobs=1)
@@ -640,9 +641,10 @@ def test_a_reply_that_arrived_is_kept_at_whatever_step_the_build_is_cancelled(ya
             return name.encode(), {}
 
         names = [f"q{n}" for n in range(8)]
-        return b"".join(
-            await asyncio.gather(*(ctx.call(yard.ask(name), lambda n=name: perform(n)) for name in names))
+        called = await asyncio.gather(
+            *(ctx.call(yard.ask(name), lambda n=name: perform(n)) for name in names)
         )
+        return b"".join(each.reply for each in called)
 
     async def cancelled(running):
         task = asyncio.ensure_future(running)

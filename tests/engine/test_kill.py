@@ -58,14 +58,18 @@ def question(name, size=1):
     return action, perform
 
 
+async def asked(ctx, name, size=1):
+    return (await ctx.call(*question(name, size))).reply
+
+
 async def scenes(ctx):
     sizes = {"s2": INLINE_LIMIT, "s4": INLINE_LIMIT + 5}
-    replies = await asyncio.gather(*(ctx.call(*question(f"s{n}", sizes.get(f"s{n}", 1))) for n in range(6)))
+    replies = await asyncio.gather(*(asked(ctx, f"s{n}", sizes.get(f"s{n}", 1)) for n in range(6)))
     return {"scenes": b"\\n".join(reply[:4] for reply in replies), "long": b"".join(replies)}
 
 
 async def dialogues(ctx):
-    replies = [await ctx.call(*question(f"d{line.decode()}")) for line in ctx.read("scenes").split()[:4]]
+    replies = [await asked(ctx, f"d{line.decode()}") for line in ctx.read("scenes").split()[:4]]
     return {"dialogues": b"\\n".join(replies)}
 
 

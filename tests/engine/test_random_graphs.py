@@ -117,7 +117,7 @@ def stages(yard, world: World, failing=frozenset(), performed=None):
                         performed.append(asked)
                     return reply(asked, big=node.big).encode(), {}
 
-                return (await ctx.call(yard.ask(asked), perform)).decode()
+                return (await ctx.call(yard.ask(asked), perform)).reply.decode()
 
             replies = await asyncio.gather(*(ask(number) for number in node.questions))
             if node.name in failing:

@@ -45,7 +45,7 @@ async def ask(ctx, text):
         await asyncio.sleep(0.02)
         return text.upper().encode(), {"by": name}
 
-    return await ctx.call(action, perform)
+    return (await ctx.call(action, perform)).reply
 
 
 def asking(*questions):
