@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from charforge.evidence import STOPWORDS
+
 BAD = ("assistant", "foreign", "copied", "duplicate", "form", "short", "late")
 """Ways in which `spoil` makes a text worthless: a chatbot's phrases, another language, the source word for word, a text
 that was given before, another form than was asked for, a few words only, something of a later time."""
@@ -192,7 +194,7 @@ def _source(asked: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return sorted(set(re.findall(r"\b[a-z]{5,}\b", text))) or ["something"]
+    return sorted(set(re.findall(r"\b[a-z]{5,}\b", text)) - STOPWORDS) or ["something"]
 
 
 def _limit(pattern: str, asked: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
@@ -215,9 +217,9 @@ class _Voice:
     def __init__(self, chance: random.Random, source: str) -> None:
         self.chance = chance
         self.source = _words(source)
-        self.nouns = chance.sample(_NOUNS, 70)
-        self.matters = chance.sample(_MATTERS, 30)
-        self.qualities = chance.sample(_QUALITIES, 50)
+        self.nouns = chance.sample(_NOUNS, 140)
+        self.matters = chance.sample(_MATTERS, 45)
+        self.qualities = chance.sample(_QUALITIES, 95)
         self._left: dict[tuple[str, ...], list[str]] = {}
 
     def pick(self, options: tuple[str, ...]) -> str:
@@ -261,7 +263,7 @@ def _dialogue(asked: str, name: str, voice: _Voice) -> str:
     chance = voice.chance
     least_turns, most_turns = _limit(r"(\d+) to (\d+) turns", asked, (4, 14))
     (least,) = _limit(r"at least (\d+) words", asked, (40,))
-    wanted = max(least, 60) * chance.uniform(1.15, 2.0)
+    wanted = max(least, 60) * chance.uniform(1.1, 1.6)
     provocation = _between(asked, "tries: ", "\n\n")
     tried = [word for word in _words(provocation) if word not in _EMPTY] if provocation else []
     lines = []
