@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from charforge import __version__
 
@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line as every other error is said."""
 
     commands: Mapping[str, argparse.ArgumentParser]
-    """By name. Of the whole command line's parser only."""
+    """By name, such as `record export`. Of the whole command line's parser only."""
 
     def error(self, message: str) -> NoReturn:
         raise _usage(message, f"{self.prog} --help")
@@ -41,15 +41,24 @@ def parser() -> _Parser:
     )
     main.add_argument("--version", action="version", version=f"charforge {__version__}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    main.commands = commands.choices
+    named: dict[str, argparse.ArgumentParser] = {}
+    main.commands = named
+
+    groups: dict[str, Any] = {}
+
+    def group(name: str, about: str) -> None:
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        groups[name] = sub.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
         name: str, run: Command, about: str, *, specs: str | int | None = None
     ) -> argparse.ArgumentParser:
         # Without abbreviations: one that works today would become another option's tomorrow.
-        sub = commands.add_parser(
-            name, help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False
+        above, _, last = name.rpartition(" ")
+        sub = (groups[above] if above else commands).add_parser(
+            last, help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False
         )
+        named[name] = sub
         sub.set_defaults(run=run)
         if specs is not None:
             sub.add_argument(
@@ -127,6 +136,22 @@ def parser() -> _Parser:
     stats.add_argument("--json", action="store_true", help="as JSON")
     sizing(stats)
 
+    group("record", "take recorded replies elsewhere, and bring them in")
+    export = command("record export", _record_export, "write a character's recorded replies to a file")
+    export.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
+    export.add_argument("file", metavar="FILE", help="where to: its name ends in .jsonl.zst or .jsonl")
+    sizing(export)
+
+    import_ = command("record import", _record_import, "verify a file of replies and add them to the store")
+    import_.add_argument("file", metavar="FILE", help="what record export wrote")
+    import_.add_argument(
+        "--max-size",
+        metavar="MIB",
+        type=_positive,
+        default=4096,
+        help="the most that it may hold, decompressed, in MiB (default: 4096)",
+    )
+
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 
     gc = command("gc", _gc, "remove what no spec and no lock file reaches any more")
@@ -161,11 +186,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise SystemExit(2)
     # The options before a command take no values, so the first word is the command.
     word = next((word for word in argv if not word.startswith("-")), None)
-    if word is not None and word not in whole.commands:
+    words = list(dict.fromkeys(name.split()[0] for name in whole.commands))
+    if word is not None and word not in words:
         from difflib import get_close_matches
 
-        near = get_close_matches(word, whole.commands, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(whole.commands)}"
+        near = get_close_matches(word, words, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(words)}"
         raise _usage(f"no command is called {word!r}", hint)
     args, rest = whole.parse_known_args(argv)
     if rest and rest[0].startswith("-"):
@@ -268,6 +294,18 @@ def _stats(args: argparse.Namespace) -> int:
     from charforge.commands import show
 
     return show.run_stats(args)
+
+
+def _record_export(args: argparse.Namespace) -> int:
+    from charforge.commands import record
+
+    return record.run_export(args)
+
+
+def _record_import(args: argparse.Namespace) -> int:
+    from charforge.commands import record
+
+    return record.run_import(args)
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ def test_help_names_every_command_with_what_it_does(run):
         ("explain", "say why stages are stale, or why they last ran"),
         ("show", "print a stage's records, readable"),
         ("stats", "count scenes, words and turns, as the paper's table does"),
+        ("record", "take recorded replies elsewhere, and bring them in"),
         ("schema", "print the JSON Schema of a spec, for editors"),
         ("gc", "remove what no spec and no lock file reaches any more"),
     ]
@@ -56,7 +57,7 @@ def test_help_names_every_command_with_what_it_does(run):
 
 @pytest.mark.parametrize("name", list(cli.parser().commands))
 def test_every_command_and_every_option_of_it_is_explained(run, name):
-    status, out, err = run(name, "--help")
+    status, out, err = run(*name.split(), "--help")
     assert (status, err) == (0, "")
     for action in cli.parser().commands[name]._actions:
         assert action.help
@@ -84,7 +85,7 @@ def test_without_a_command_help_goes_to_stderr_and_the_status_says_usage(run):
             ["wash"],
             (
                 "error: no command is called 'wash'\n"
-                "hint: commands are new, check, build, status, explain, show, stats, schema, gc\n"
+                "hint: commands are new, check, build, status, explain, show, stats, record, schema, gc\n"
             ),
         ),
         (["build"], "error: the following arguments are required: SPEC\nhint: charforge build --help\n"),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from charforge import pipeline, spec
 from charforge.engine.graph import Graph
 from charforge.engine.receipt import Stamps
+from charforge.engine.rehearse import NotRehearsed
 from charforge.errors import FileProblems, UsageError
-from charforge.pipeline import Character, Workshop
+from charforge.llm.errors import NotRecorded
+from charforge.llm.local import WeightsRef
+from charforge.llm.request import Reply, Request
+from charforge.pipeline import Character, Progress, Workshop
 from charforge.workspace import Target
 
 
@@ -62,3 +67,22 @@ def load_for(
 ) -> tuple[list[Loaded], Graph]:
     """Do `load` with a command's own `--preset` and `--set`."""
     return load(targets, workshop, preset=args.preset, overrides=args.overrides)
+
+
+class NothingNew:
+    """A workshop that makes nothing, for commands that only say what a build would do."""
+
+    async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
+        """Refuse: the engine had no reply to this request."""
+        del weights
+        raise NotRecorded(request, f"{request.model}: no reply to this request is recorded")
+
+    async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Refuse."""
+        del job, on_progress
+        raise NotRehearsed
+
+    async def train(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Refuse."""
+        del job, on_progress
+        raise NotRehearsed

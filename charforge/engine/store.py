@@ -42,7 +42,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CHUNK = 1 << 20
 _COMMIT_LIMIT = 512
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS actions (digest TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS traces (
@@ -96,7 +96,7 @@ class Store:
         self.root = root
         self._on_durable = on_durable or (lambda _what: None)
         self._verified: set[str] = set()
-        with contextlib.ExitStack() as undo, _explained(root):
+        with contextlib.ExitStack() as undo, explained(root):
             for folder in (root, root / "objects", root / "tmp", root / "trees"):
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class Store:
         Large blobs are durable when this returns. Files are copied: the caller keeps and removes its own.
         """
         packed = Packed()
-        with _explained(self.root):
+        with explained(self.root):
             for name, value in sorted(outputs.items()):
                 folder = not isinstance(value, bytes) and value.is_dir()
                 if folder != name.endswith("/"):
@@ -198,7 +198,7 @@ class Store:
     def read(self, digest: str) -> bytes:
         """Return a blob's bytes, checked against its name. Raises Damaged; the blob is then out of the store."""
         rows = self._rows("SELECT data FROM blobs WHERE digest = ?", digest)
-        with _explained(self.root):
+        with explained(self.root):
             if rows:
                 data: bytes = rows[0][0]
             else:
@@ -238,7 +238,7 @@ class Store:
         """
         folder = self.root / "trees" / digest
         manifest = self.manifest(digest)
-        with _explained(self.root):
+        with explained(self.root):
             if digest not in self._verified:
                 for name in manifest:
                     self._check_object(manifest[name]["digest"])
@@ -345,6 +345,15 @@ class Store:
         body: dict[str, Any] = json.loads(rows[0][0])
         return body
 
+    def call_bodies(self, limit: int) -> Iterator[dict[str, Any]]:
+        """Yield the bodies of recorded calls, those recorded last first, at most `limit`."""
+        # SUBSTR, not LIKE: keys are sorted, so "kind" stands right behind the inputs, of which a call has none.
+        start = b'{"inputs":{},"kind":"call",'
+        sql = f"SELECT body FROM actions WHERE substr(body, 1, {len(start)}) = ? ORDER BY rowid DESC LIMIT ?"  # noqa: S608
+        with explained(self.root):
+            for (body,) in self._db.execute(sql, (start, limit)):
+                yield json.loads(body)
+
     def last(self, stage: str) -> tuple[str, list[Any]] | None:
         """Return which action a stage last came from, and why it had run then (reasons as data)."""
         rows = self._rows("SELECT action, reasons FROM stages WHERE name = ?", stage)
@@ -370,6 +379,11 @@ class Store:
             for observation, outputs, record, seal in rows
             if _seal(action, observation, outputs, record) == seal
         ]
+
+    def calls_in(self, trace: Trace) -> list[str]:
+        """Return the digests of the calls that a stage's run made or replayed. Raises Damaged."""
+        digest = trace.record.get("calls")
+        return [] if digest is None else [str(call) for call in json.loads(self.read(digest))]
 
     def files(self, outputs: Iterable[tuple[str, str]]) -> Iterator[Path]:
         """Return the paths of the large blobs that outputs (name, digest) stand on."""
@@ -411,7 +425,7 @@ class Store:
             statements.append(("DELETE FROM stages WHERE action = ?", (digest,)))
         statements += [("DELETE FROM blobs WHERE digest = ?", (digest,)) for digest in blobs]
         self._write(statements).result()
-        with _explained(self.root):
+        with explained(self.root):
             self._db.execute("VACUUM")
 
     # -- the view's bookkeeping ----------------------------------------------------------------------------------
@@ -441,7 +455,7 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed afterwards."""
-        with _explained(self.root):
+        with explained(self.root):
             folder = Path(tempfile.mkdtemp(dir=self.root / "tmp", prefix=f"{os.getpid()}-"))
         try:
             yield folder
@@ -463,7 +477,7 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _rows(self, sql: str, *values: str) -> list[Any]:
-        with _explained(self.root):
+        with explained(self.root):
             return self._db.execute(sql, values).fetchall()
 
     def _write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> Future[None]:
@@ -488,12 +502,9 @@ class Store:
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > FORMAT:
-            raise EngineError(
-                f"{self.root}: the store was written by a newer CharForge (format {version}, this one knows {FORMAT})",
-                "upgrade CharForge, or point it at another workspace",
-            )
+            raise newer(self.root, version)
         if version < FORMAT:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
 
 
 class _Writer(threading.Thread):
@@ -538,7 +549,7 @@ class _Writer(threading.Thread):
 
     def _commit(self, group: list[_Entry]) -> None:
         try:
-            with _explained(self._root):
+            with explained(self._root):
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     for entry in group:
@@ -588,7 +599,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(root: Path) -> Iterator[None]:
+def explained(root: Path) -> Iterator[None]:
     """Turn what the operating system and SQLite say into one clear error."""
     try:
         yield
@@ -620,6 +631,14 @@ def no_room(root: Path) -> EngineError:
     """Return the error for a full disk."""
     return EngineError(
         f"no room left on the disk of {root}", "free some space and rerun; finished work is kept"
+    )
+
+
+def newer(root: Path, version: int) -> EngineError:
+    """Return the error for a store of a format yet to come."""
+    return EngineError(
+        f"{root}: the store was written by a newer CharForge (format {version}, this one knows {FORMAT})",
+        "upgrade CharForge, or point it at another workspace",
     )
 
 
