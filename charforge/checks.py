@@ -10,19 +10,24 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charforge.dialogue import DOUBTFUL, dialogue_words
 from charforge.evidence import STOPWORDS, content_words, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from charforge.dialogue import Parsed, Turn
 
 RULES: dict[str, str] = {
     "cut-off": "the reply ended at the token limit",
     "refused": "the provider or the model refused to answer",
+    "malformed": "an answer came again and again that is no reply: not UTF-8, not JSON, without a message, endless",
+    "empty": "the reply holds no text",
     "format": "the reply is not in the form that was asked for, or part of it cannot be told from its turns",
     "length": "too few or too many turns, or too few or too many words",
     "character-silent": "the character, or everybody else, never speaks",
@@ -33,11 +38,15 @@ RULES: dict[str, str] = {
     "copied-paragraph": "twelve words in a row of the paragraph",
     "repetition": "the same sentence, turn or phrase again and again",
     "near-duplicate": "half of the word triples of a record that was accepted before",
+    "surplus": "nothing is wrong with it: more came in one reply than were wanted",
     "ungrounded": "hardly a content word of the paragraph, or names that the profile does not hold",
     "anachronism": "something that the character cannot know, or a later year",
     "no-provocation": "nobody tries to lead the character astray",
 }
-"""Every rule by name, as in rejected.jsonl and yield.json, and what breaks it."""
+"""Every rule by name, as in rejected.jsonl and yield.json, and what breaks it at the usual limits."""
+
+ALWAYS = frozenset(("cut-off", "refused", "empty", "malformed", "format", "surplus"))
+"""Rules that no spec can switch off: a reply that breaks one gives no record."""
 
 
 class Broken(NamedTuple):
@@ -58,6 +67,32 @@ def first(**details: str | None) -> Broken | None:
         if detail is not None:
             return Broken(rule, detail)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules that a stage applies, by name: true, a limit, or false where the spec switched one off.
+
+    A rule that is not here is not the stage's own, and asking for it is a bug (KeyError): what a stage applies is what
+    can make it stale.
+    """
+
+    applied: Mapping[str, bool | float]
+
+    def limit(self, rule: str) -> float:
+        """Return the limit of a rule, 0 where it is off; functions that take a limit find nothing wrong at 0."""
+        return self.applied[rule]
+
+    def words(self, rule: str) -> int:
+        """Return the limit of a rule that counts words."""
+        return int(self.applied[rule])
+
+    def first(self, **details: str | None) -> Broken | None:
+        """Return the first rule with a detail that is not switched off, in the order given; names as for `first`."""
+        return first(**{name: detail for name, detail in details.items() if self._on(name.replace("_", "-"))})
+
+    def _on(self, rule: str) -> bool:
+        return rule in ALWAYS or bool(self.applied[rule])
 
 
 # --- Form ------------------------------------------------------------------------------------------------------------
@@ -166,6 +201,35 @@ def assistant_talk(text: str) -> str | None:
     return found[0] if found else None
 
 
+_CANNOT = (
+    r"(?:can(?:no|['’])t|can not|won['’]t|will not|must (?:\w+ )?decline|(?:have to|need to) (?:\w+ )?decline|decline"
+    r"|(?:['’]m| am|['’]re| are) (?:\w+ )?(?:unable|not able|not going|not willing|not comfortable)"
+    r"|do(?:n['’]t| not) (?:\w+ )?feel comfortable)"
+)
+_SERVICE = (
+    r"(?:help|assist|creat|generat|writ|provid|fulfil|compl[yei]|continu|produc|engag|role-?play|participat|depict|portray"
+    r"|respond|answer|do (?:that|this)|(?:that|this|your|the) request)"
+)
+_REFUSAL = re.compile(
+    rf"\b(?:I|we) ?{_CANNOT}\b[^.!?\n]{{0,80}}?\b{_SERVICE}"
+    r"|\b(?:request|content|prompt|conversation|topic)\b[^.!?\n]{0,60}\b(?:violat|goes against|against (?:my|our|the)|not (?:something|appropriate))"
+    r"|\b(?:content|usage|safety) (?:policy|policies|guidelines)\b"
+    r"|\blo siento, pero no puedo\b|\bje suis désolée?,? (?:mais )?je ne peux pas\b|\bes tut mir leid,? aber ich kann\b"
+    r"|抱歉.{0,8}(?:无法|不能)|对不起.{0,8}(?:无法|不能)|申し訳.{0,20}できません",
+    re.IGNORECASE,
+)
+_REFUSAL_BEGINS = 300  # characters
+
+
+def refusal(text: str) -> str | None:
+    """Return the words by which a model refuses to write what it was asked for, if its reply begins with such.
+
+    Only for a reply in which nothing that was asked for is found: what people say in a dialogue may sound the same.
+    """
+    found = _REFUSAL.search(text[:_REFUSAL_BEGINS])
+    return " ".join(found[0].split())[:80] if found else None
+
+
 # --- Language --------------------------------------------------------------------------------------------------------
 
 # The commonest function words; words that two of the languages share are left out.
@@ -211,6 +275,7 @@ def foreign_language(text: str, like: str) -> str | None:
 
 # --- Copies and repetition -------------------------------------------------------------------------------------------
 
+
 COPIED_PROMPT = 8
 COPIED_PARAGRAPH = 12
 
@@ -221,7 +286,9 @@ def _grams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def copied(text: str, source: str, n: int) -> str | None:
-    """Refuse n words in a row that stand in `source` as well; lines of `source` are taken apart, case is not."""
+    """Refuse n words in a row that stand in `source` as well; lines of `source` are taken apart, case is not. n = 0: none."""
+    if n == 0:
+        return None
     known = {gram for line in source.splitlines() for gram in _grams(line, n)}
     return next((" ".join(gram) for gram in _grams(text, n) if gram in known), None)
 
@@ -248,38 +315,79 @@ def repetition(text: str) -> str | None:
 class Accepted:
     """The texts accepted so far, by record id, to tell near-duplicates from.
 
-    An index from word triples to records makes one look-up cost what the shared triples cost: comparing 1,600 dialogues of
-    1,200 words pair by pair takes minutes.
+    Two texts are near-duplicates if they share at least `limit` of all their different word triples (Jaccard index);
+    at a limit of 0 nothing is one. datasketch's MinHash finds the few texts that may be like a new one, and their triples, kept as
+    8-byte hashes, decide. So nothing is refused wrongly, the same is found on every machine, and of pairs right at the limit
+    fewer than one in a hundred are missed, of those well above it none. An index from triples to texts is no slower and misses nothing, but holds 290 MB for 1,600
+    dialogues of 1,200 words, twenty times as much (bench/duplicates.py).
     """
 
-    def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}
-        self._having: dict[tuple[str, ...], list[str]] = {}
+    def __init__(self, limit: float = 0.5) -> None:
+        self.limit = limit
+        self._triples: dict[str, Any] = {}
+        self._candidates: Any = None  # made with the first text: datasketch takes half a second to import
 
     def add(self, identity: str, text: str) -> None:
         """Take in an accepted text."""
-        triples = self._triples(text)
-        self._sizes[identity] = len(triples)
-        for triple in triples:
-            self._having.setdefault(triple, []).append(identity)
+        if not self.limit:
+            return
+        if self._candidates is None:
+            from datasketch import MinHashLSH
+
+            bands = next((bands for bands in _BANDS if _found(self.limit, bands) > 0.995), _BANDS[-1])
+            self._candidates = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, PERMUTATIONS // bands))
+        triples, sketch = _sketch(text)
+        self._triples[identity] = triples
+        self._candidates.insert(identity, sketch)
 
     def near_duplicate(self, text: str) -> str | None:
-        """Refuse a text that shares at least half of all word triples (Jaccard index) with an accepted one.
+        """Refuse a near-duplicate of an accepted text. Names the most alike; of equally alike ones the first accepted.
 
-        Names the most alike; of equally alike ones the first accepted. Texts shorter than three words are compared whole.
+        Texts shorter than three words are compared whole.
         """
-        triples = self._triples(text)
-        shared = Counter(identity for triple in triples for identity in self._having.get(triple, ()))
-        best, likeness = None, 0.5
-        for identity, size in self._sizes.items():
-            share = shared[identity] / (len(triples) + size - shared[identity])
-            if share > likeness or (best is None and share == likeness):
+        if not self._triples:
+            return None
+        triples, sketch = _sketch(text)
+        candidates = set(self._candidates.query(sketch))
+        best, likeness = None, 0.0
+        for identity in [name for name in self._triples if name in candidates]:
+            other = self._triples[identity]
+            shared = _shared(triples, other)
+            share = shared / (len(triples) + len(other) - shared)
+            if share >= self.limit and share > likeness:
                 best, likeness = identity, share
         return None if best is None else f"like {best}"
 
-    @staticmethod
-    def _triples(text: str) -> set[tuple[str, ...]]:
-        return set(_grams(text, 3)) or {tuple(words(text))}
+
+PERMUTATIONS = 128
+# From few wide bands to many narrow ones: the more, the more candidates.
+_BANDS = (8, 16, 25, 32, 42, 64, 128)
+
+
+def _found(likeness: float, bands: int) -> float:
+    """Return the probability that two texts with this Jaccard index agree in one band at least."""
+    return 1 - (1 - likeness ** (PERMUTATIONS // bands)) ** bands
+
+
+@lru_cache(maxsize=64)  # a text is asked about when it comes, when its turn comes, and when it is added
+def _sketch(text: str) -> tuple[Any, Any]:
+    """Return the hashes of a text's different word triples, sorted, and their MinHash. Both are the same on every machine."""
+    import numpy as np
+    from datasketch import MinHash
+
+    triples = {" ".join(gram) for gram in _grams(text, 3)} or {" ".join(words(text))}
+    hashes = b"".join(blake2b(triple.encode(), digest_size=8).digest() for triple in triples)
+    found = np.unique(np.frombuffer(hashes, dtype="<u8"))
+    sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
+    sketch.update_batch((found & 0xFFFFFFFF).tolist())
+    return found, sketch
+
+
+def _shared(one: Any, other: Any) -> int:
+    """Return how many values two sorted arrays without repeats have in common."""
+    import numpy as np
+
+    return int(np.intersect1d(one, other, assume_unique=True).size)
 
 
 # --- Grounding and the knowledge boundary ----------------------------------------------------------------------------

@@ -74,10 +74,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A reply together with the digest of the call action that gave it."""
+    """A reply together with the digest of the call action that gave it.
+
+    `cut` is the reply to the same question that was cut off before, if this one was given more room.
+    """
 
     reply: Reply
     call: str
+    cut: Answered | None = None
 
 
 Ask = Callable[[Request], Awaitable[Answered]]

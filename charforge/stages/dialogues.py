@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from charforge import checks
 from charforge.dialogue import Turn, one_line, parse
 from charforge.evidence import content_words
-from charforge.stages import retelling
+from charforge.stages import retelling, slots
 from charforge.stages.retelling import Exchange, Teller
 from charforge.stages.slots import Account, Drawn, Generated, Slot, Writer, ended, fill, small
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from charforge.checks import Broken
     from charforge.dialogue import Parsed
     from charforge.llm.request import Answered
 
-VERSION = 1
+VERSION = 2
 
 VISITOR = "Visitor"
 """Who asks in a small model's dialogues; interviews are held by a Visitor too."""
@@ -58,10 +58,53 @@ async def generate(
 
     `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
     """
+    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
+    return await fill(
+        scenes,
+        what="dialogues",
+        count=len(scenes),
+        attempts=attempts,
+        min_yield=min_yield,
+        draw=_drawing(profile, (name, short_name), knows_until, never, limits, writer),
+        text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
+        on_progress=on_progress,
+    )
+
+
+async def ahead(
+    *,
+    profile: Mapping[str, Any],
+    scenes: AsyncIterator[Mapping[str, Any]],
+    name: str,
+    short_name: str,
+    knows_until: str,
+    never: Sequence[str],
+    attempts: int,
+    min_yield: float,
+    min_turns: int,
+    max_turns: int,
+    min_words: int,
+    writer: Writer,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Make the calls that `generate` will make, for scenes that still arrive. Raises what a call raises."""
+    del min_yield  # of the whole; nothing is decided here
+    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
+    draw = _drawing(profile, (name, short_name), knows_until, never, limits, writer)
+    await slots.ahead(scenes, attempts=attempts, draw=draw, on_progress=on_progress)
+
+
+def _drawing(
+    profile: Mapping[str, Any],
+    names: tuple[str, str],
+    until: str,
+    never: Sequence[str],
+    limits: Mapping[str, int],
+    writer: Writer,
+) -> Callable[[Mapping[str, Any], int], Awaitable[Drawn]]:
+    """Return how the d-th dialogue of a scene is drawn."""
     paragraphs = {paragraph["id"]: paragraph for paragraph in profile["paragraphs"]}
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
-    names = (name, short_name)
-    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
     telling: dict[str, list[Exchange]] = {}
     who = retelling.pronoun(profile)
 
@@ -69,7 +112,7 @@ async def generate(
         slot = Slot(paragraphs[scene["paragraph"]], scene["n"])
         if not small(writer.model):
             return await _dialogue(
-                writer, scene, slot, d, names=names, until=knows_until, never=never, limits=limits
+                writer, scene, slot, d, names=names, until=until, never=never, limits=limits
             )
         text = str(slot.paragraph["text"])
         teller = Teller(
@@ -81,20 +124,11 @@ async def generate(
             identity=f"dialogue/{slot.name}",
         )
         if scene["id"] not in telling:
-            found = related(retelling.facts(text, names, who), scene["background"], max_turns)
+            found = related(retelling.facts(text, names, who), scene["background"], limits["max_turns"])
             telling[scene["id"]] = [Exchange(fact) for fact in found]
         return await _small_dialogue(teller, scene, slot, d, telling[scene["id"]], limits=limits)
 
-    return await fill(
-        scenes,
-        what="dialogues",
-        count=len(scenes),
-        attempts=attempts,
-        min_yield=min_yield,
-        draw=draw,
-        text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
-        on_progress=on_progress,
-    )
+    return draw
 
 
 async def _dialogue(
@@ -123,7 +157,7 @@ async def _dialogue(
         },
         draw=slot.draw(d),
     )
-    account = Account(asked=1)
+    account = Account.of(f"dialogue/{slot.name}/{d}", answered)
     parsed, turns = read_turns(answered.reply.text, names)
     spoken = "\n".join(turn.content for turn in turns)
     broken = (
@@ -203,9 +237,9 @@ async def _small_dialogue(
         # What passed is kept and what is missing is asked for in the next draw.
         if told and told[-1].answered:
             account.reject(f"{teller.identity}/{d}", checks.Broken("length", short), told[-1].answered)
-        return Drawn(None, account)
+        return Drawn([], account)
     account.calls = [call for exchange in told for call in exchange.calls]
-    return Drawn(_record(scene, slot, d, turns), account, told[-1].answered)
+    return Drawn([_record(scene, slot, d, turns)], account, told[-1].answered)
 
 
 # --- Records ---------------------------------------------------------------------------------------------------------
@@ -229,6 +263,6 @@ def drawn(record: dict[str, Any], broken: Broken | None, account: Account, answe
     """Return a draw of one call: the record, or its rejection under `<record id>/<draw>`."""
     if broken:
         account.reject(f"{record['id']}/{record['draw']}", broken, answered)
-        return Drawn(None, account)
+        return Drawn([], account)
     account.calls.append(answered.call)
-    return Drawn(record, account, answered)
+    return Drawn([record], account, answered)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken
     from charforge.llm.request import Answered
 
-VERSION = 1
+VERSION = 2
 
 STYLES = {
     "curious": "A curious stranger asks again and again about {thing}, and how {short_name} uses such things.",
@@ -153,7 +153,7 @@ async def _protective(
         },
         draw=slot.draw(d),
     )
-    account = Account(asked=1)
+    account = Account.of(f"protective/{slot.name}/{d}", answered)
     setting, body = split_setting(answered.reply.text)
     parsed, turns = read_turns(body, names)
     own = "\n".join(turn.content for turn in turns if turn.role == names[1])
@@ -223,7 +223,7 @@ async def _small_protective(
     )
     told = [exchange for exchange in state.exchanges if exchange.complete]
     if state.location is None or state.question is None or state.puzzled is None or not told:
-        return Drawn(None, account)
+        return Drawn([], account)
     turns = [Turn(VISITOR, "speaking", state.question), Turn(teller.short_name, "speaking", state.puzzled)]
     for exchange in told:
         turns.append(Turn(VISITOR, "speaking", exchange.question or ""))
@@ -231,7 +231,7 @@ async def _small_protective(
     account.calls = [*state.calls, *(call for exchange in told for call in exchange.calls)]
     tried = f"A visitor asks {teller.short_name} about {thing}."
     record = _record(slot, d, turns, location=state.location, background=tried, tried=tried, style="curious")
-    return Drawn(record, account, state.last)
+    return Drawn([record], account, state.last)
 
 
 async def _place(teller: Teller, slot: Slot, d: int, state: _Small, account: Account) -> None:

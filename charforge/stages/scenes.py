@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken
     from charforge.llm.request import Answered
 
-VERSION = 1
+VERSION = 2
 
 KINDS = (
     "a quiet talk between two people who trust each other",
@@ -85,12 +85,15 @@ async def generate(
     count: int,
     attempts: int,
     min_yield: float,
+    per_call: int,
     writer: Writer,
     on_progress: Callable[[int, int], None],
+    on_passed: Callable[[dict[str, Any]], None] = lambda _scene: None,
 ) -> Generated:
     """Draw `count` scenes over the paragraphs of the profile and return scenes.jsonl and what goes with it.
 
-    `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
+    `writer.prompts` holds the sources of `templates(writer.model)` by key; `on_passed` hears of each scene as soon as it
+    may be used. Raises CharForgeError as `slots.fill` does.
     """
     names = (name, short_name)
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
@@ -117,6 +120,7 @@ async def generate(
         draw=draw,
         text=lambda record: f"{record['location']} {record['background'].removeprefix(same)}",
         on_progress=on_progress,
+        on_passed=on_passed,
     )
 
 
@@ -163,7 +167,7 @@ async def _scene(
         draw=slot.draw(d),
         schema=SCHEMA,
     )
-    account = Account(asked=1)
+    account = Account.of(f"scene/{slot.name}/{d}", answered)
     found = read_scene(answered.reply.text)
     record = _record(slot, d, kind.removeprefix("a ").removeprefix("an "), **found) if found else None
     text = "" if record is None else f"{record['location']}\n{record['background']}"
@@ -274,6 +278,7 @@ def _drawn(
     if broken:
         account.reject(f"scene/{slot.name}/{d}", broken, answered)
         account.calls.clear()
-        return Drawn(None, account)
+        return Drawn([], account)
+    assert record is not None
     account.calls.append(answered.call)
-    return Drawn(record, account, answered)
+    return Drawn([record], account, answered)

@@ -1,7 +1,7 @@
 """How the generating stages draw: slots in a fixed order, draws until a rule set is satisfied, and an account of all of it.
 
-A *slot* is a place for one record, such as (paragraph, n). Its draws are made one after another until one passes every rule;
-the slots of a *wave* are filled side by side. What is accepted depends on the replies only, never on the order in which
+A *slot* is a place for a record, such as (paragraph, n). Its draws are made one after another until one passes every rule;
+slots are filled side by side. What is accepted depends on the replies only, never on the order in which
 they arrive. This module knows no prompt, no rule and no model; it asks nobody itself except through `Writer`.
 """
 
@@ -11,16 +11,17 @@ import asyncio
 import hashlib
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from charforge import checks
 from charforge.errors import CharForgeError
+from charforge.llm.errors import NotRecorded
 from charforge.llm.request import Request
 from charforge.templates import literals, render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from charforge.checks import Broken
     from charforge.llm.request import Answered, Ask
@@ -28,8 +29,14 @@ if TYPE_CHECKING:
 LIMIT = 2
 """Slots that may be opened for each record wanted."""
 
+WINDOW = 1024
+"""Slots drawn for at once: more than any endpoint takes, and few enough that a hundred thousand need no more memory."""
+
 DRAWS_PER_SLOT = 1000
 """Draw d of slot n asks with draw index n * 1000 + d, so that raising `attempts` or `count` changes no earlier request."""
+
+MORE_ROOM = 2
+"""How much more a capable model may write when its reply was cut off. A small one just rambles on."""
 
 SMALL_PREFIXES = ("embedded/", "local/")
 
@@ -70,34 +77,45 @@ class Writer:
     ) -> Answered:
         """Ask with the template `key`, given `values`. A small model goes on with the raw text up to a line end; another gets a message.
 
-        `max_tokens` lowers the generator's own limit. Raises CharForgeError where no reply could be had.
+        `max_tokens` lowers the generator's own limit. A whole text that was cut off is asked for once more, with room for
+        MORE_ROOM times as much; the reply then holds the first one as `cut`. Raises CharForgeError where no reply could be had.
         """
         prompt = render(self.prompts[key], f"{key}.j2", **values)
         raw = small(self.model)
-        return await self.ask(
-            Request(
-                model=self.model,
-                weights=self.weights,
-                # A space before what is to be written would be the wrong token for a model that goes on with raw text.
-                prompt=prompt.rstrip() if raw else None,
-                messages=None if raw else (("user", prompt.strip()),),
-                schema=schema,
-                max_tokens=min(self.max_tokens, max_tokens or self.max_tokens),
-                temperature=self.temperature,
-                top_p=self.top_p,
-                stop=("\n",) if raw and schema is None else (),
-                seed=self.seed,
-                draw=draw,
-            )
+        request = Request(
+            model=self.model,
+            weights=self.weights,
+            # A space before what is to be written would be the wrong token for a model that goes on with raw text.
+            prompt=prompt.rstrip() if raw else None,
+            messages=None if raw else (("user", prompt.strip()),),
+            schema=schema,
+            max_tokens=min(self.max_tokens, max_tokens or self.max_tokens),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=("\n",) if raw and schema is None else (),
+            seed=self.seed,
+            draw=draw,
         )
+        answered = await self.ask(request)
+        if raw or answered.reply.finish_reason != "length":
+            return answered
+        again = await self.ask(replace(request, max_tokens=MORE_ROOM * request.max_tokens))
+        return replace(again, cut=answered)
 
 
 def ended(answered: Answered) -> Broken | None:
-    """Return what is wrong with how a reply ended. A cut-off reply is never taken as text."""
-    reason = answered.reply.finish_reason
-    if reason == "stop":
-        return None
-    return checks.Broken("cut-off" if reason == "length" else "refused", f"finish reason {reason}")
+    """Return what is wrong with how a reply ended. A cut-off reply is never taken as text, an empty one never in silence."""
+    reply = answered.reply
+    if reply.finish_reason == "stop":
+        return None if reply.text.strip() else _EMPTY
+    if reply.finish_reason == "length":
+        return _CUT_OFF
+    rule = "malformed" if reply.finish_reason == "malformed" else "refused"
+    return checks.Broken(rule, reply.text[:80] or f"finish reason {reply.finish_reason}")
+
+
+_CUT_OFF = checks.Broken("cut-off", "finish reason length")
+_EMPTY = checks.Broken("empty", "no text")
 
 
 # --- Accounts --------------------------------------------------------------------------------------------------------
@@ -110,6 +128,15 @@ class Account:
     asked: int = 0
     calls: list[str] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, identity: str, answered: Answered) -> Account:
+        """Begin the account of a draw of one question; a cut-off reply before this one is rejected as `<identity>/cut`."""
+        account = cls(asked=1)
+        if answered.cut is not None:
+            account.asked += 1
+            account.reject(f"{identity}/cut", _CUT_OFF, answered.cut)
+        return account
 
     def reject(self, identity: str, broken: Broken, answered: Answered) -> None:
         """Note a rejected reply under its id, `<record id>/<draw>` or, for one of several pieces, `…/<draw>/<piece>`."""
@@ -126,12 +153,12 @@ class Account:
 
 @dataclass(slots=True)
 class Drawn:
-    """What one draw gave: a record that passed all rules but near-duplicate (else None), and its account.
+    """What one draw gave: the records that passed all rules but near-duplicate, and its account.
 
-    `account.calls` are those that the record is made of. `answered` is the reply to show if the whole record is rejected.
+    `account.calls` are those that the records are made of. `answered` is the reply to show if a whole record is rejected.
     """
 
-    record: dict[str, Any] | None
+    records: list[dict[str, Any]]
     account: Account
     answered: Answered | None = None
 
@@ -144,6 +171,14 @@ class Generated:
     rejected: list[dict[str, Any]]
     calls: list[dict[str, Any]]
     yield_: dict[str, Any]
+
+
+class TooFew(CharForgeError):
+    """A stage accepted fewer records than its minimum yield. `made` is what it would have been, to be looked at."""
+
+    def __init__(self, message: str, hint: str, made: Generated) -> None:
+        super().__init__(message, hint)
+        self.made = made
 
 
 # --- Slots -----------------------------------------------------------------------------------------------------------
@@ -190,31 +225,136 @@ def spread(count: int) -> list[int]:
 
 
 class _Fill(Generic[S]):
-    """The state of one `fill`."""
+    """The state of one `fill`.
+
+    Slots are *opened* in order, drawn side by side, and *settled* in order: near-duplicates are told from the records of
+    earlier slots. One more slot is opened only when all that are open cannot give enough, whatever their draws
+    still bring; that can only be seen sooner or later, never otherwise, so how many are opened is no matter of timing.
+    """
 
     def __init__(
-        self, draw: Callable[[S, int], Awaitable[Drawn]], attempts: int, ready: Callable[[], None]
+        self,
+        slots: Sequence[S],
+        *,
+        count: int,
+        attempts: int,
+        per_slot: int,
+        draw: Callable[[S, int], Awaitable[Drawn]],
+        text: Callable[[dict[str, Any]], str],
+        near_duplicate: float | None,
+        on_passed: Callable[[dict[str, Any]], None],
+        on_progress: Callable[[int, int], None],
     ) -> None:
-        self.draw = draw
+        self.slots = slots
+        self.count = count
         self.attempts = attempts
-        self.ready = ready
-        self.failed = False
+        self.per_slot = per_slot
+        self.draw = draw
+        self.text = text
+        self.on_passed = on_passed
+        self.on_progress = on_progress
+        self.account = Account()
+        self.accepted: dict[str, dict[str, Any]] = {}
+        self.texts = None if near_duplicate is None else checks.Accepted(near_duplicate)
+        self.calls: list[dict[str, Any]] = []
+        self.errors: dict[int, BaseException] = {}
+        self.stopped = False
+        self.begun = 0
+        self.drawn: dict[int, list[Drawn]] = {}
+        self.settled = 0
+        self.coming = 0  # records that slots begun and not settled may still bring
+        self.finished = 0
+        self.running: set[asyncio.Task[None]] = set()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def slot(self, slot: S) -> list[Drawn]:
-        """Draw until a record comes. One failed call stops all slots before their next draw: calls may cost money."""
+    async def run(self) -> None:
+        """Fill; return when nothing runs any more."""
+        self._open()
+        try:
+            await self.over
+        finally:
+            for task in self.running:
+                task.cancel()
+            await asyncio.gather(*self.running, return_exceptions=True)
+
+    def _open(self) -> None:
+        while (
+            not self.stopped
+            and len(self.running) < WINDOW
+            and self.begun < len(self.slots)
+            and len(self.accepted) + self.coming < self.count
+        ):
+            task = asyncio.ensure_future(self._slot(self.begun))
+            self.begun += 1
+            self.coming += self.per_slot
+            self.running.add(task)
+            task.add_done_callback(self._end)
+        if not self.running and not self.over.done():
+            self.over.set_result(None)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.running.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self.stopped = True
+            self.errors.setdefault(-1, bug)
+        self._open()
+
+    async def _slot(self, position: int) -> None:
+        """Draw until a record comes. A call that failed stops all slots before their next draw: calls may cost money."""
         drawn: list[Drawn] = []
-        for d in range(self.attempts):
-            if self.failed:
-                break
-            try:
-                drawn.append(await self.draw(slot, d))
-            except BaseException:
-                self.failed = True
+        try:
+            for d in range(self.attempts):
+                if self.stopped:
+                    return
+                drawn.append(await self.draw(self.slots[position], d))
+                if drawn[-1].records:
+                    break
+        except NotRecorded as error:
+            # Nothing can be asked, so going on costs nothing, and tells of all that is missing. The slot stays open.
+            self.errors[position] = error
+            return
+        except BaseException as error:
+            self.stopped = True
+            self.errors[position] = error
+            if isinstance(error, asyncio.CancelledError):
                 raise
-            if drawn[-1].record is not None:
-                break
-        self.ready()
-        return drawn
+            return
+        self.coming -= self.per_slot - sum(len(each.records) for each in drawn)
+        self.drawn[position] = drawn
+        self.finished += 1
+        for record in (record for each in drawn for record in each.records):
+            if self.texts is None or not self.texts.near_duplicate(self.text(record)):
+                self.on_passed(record)
+        self._settle()
+        self.on_progress(self.finished, max(self.begun, -(-self.count // self.per_slot)))
+
+    def _settle(self) -> None:
+        while (drawn := self.drawn.pop(self.settled, None)) is not None:
+            self.settled += 1
+            for each in drawn:
+                self.account.asked += each.account.asked
+                self.account.rejected += each.account.rejected
+                kept = [record for record in each.records if self._accept(record, each)]
+                self.coming -= len(each.records)
+                self.calls += [
+                    {"id": record["id"], "call": call} for record in kept for call in each.account.calls
+                ]
+
+    def _accept(self, record: dict[str, Any], drawn: Drawn) -> bool:
+        text = self.text(record)
+        broken = None
+        if len(self.accepted) >= self.count:
+            broken = checks.Broken("surplus", f"{self.count} were wanted")
+        elif self.texts is not None and (like := self.texts.near_duplicate(text)):
+            broken = checks.Broken("near-duplicate", like)
+        if broken is not None:
+            assert drawn.answered is not None
+            self.account.reject(f"{record['id']}/{record['draw']}", broken, drawn.answered)
+            return False
+        self.accepted[record["id"]] = record
+        if self.texts is not None:
+            self.texts.add(record["id"], text)
+        return True
 
 
 async def fill(
@@ -227,62 +367,84 @@ async def fill(
     draw: Callable[[S, int], Awaitable[Drawn]],
     text: Callable[[dict[str, Any]], str],
     on_progress: Callable[[int, int], None],
+    per_slot: int = 1,
+    near_duplicate: float | None = 0.5,
+    on_passed: Callable[[dict[str, Any]], None] = lambda _record: None,
 ) -> Generated:
     """Fill slots until `count` records are accepted or there are no more slots; records come sorted by id.
 
-    `draw(slot, d)` makes the d-th draw of a slot; `text` is what near-duplicates are told by, in slot order. The first
-    `count` slots are the first wave; each further wave opens as many as are missing. `on_progress(done, total)` counts
-    slots. Raises CharForgeError if fewer than `min_yield` of `count` are accepted, with the reasons counted, and whatever
+    `draw(slot, d)` makes the d-th draw of a slot, which gives up to `per_slot` records; `text` is what near-duplicates
+    are told by, in slot order, at the likeness `near_duplicate` (None: not at all). `on_progress(done, total)` counts slots.
+    `on_passed` hears of each record as soon as it passed its own rules: almost all of these are accepted later.
+    Raises TooFew if fewer than `min_yield` of `count` are accepted, with the reasons counted, and whatever
     a call raises, once the calls in flight have ended: the engine keeps those.
     """
-    account = Account()
-    accepted: dict[str, dict[str, Any]] = {}
-    texts = checks.Accepted()
-    calls: list[dict[str, Any]] = []
-    opened = done = 0
-
-    def ready() -> None:
-        nonlocal done
-        done += 1
-        on_progress(done, max(opened, count))
-
-    filling = _Fill(draw, attempts, ready)
-    while len(accepted) < count and opened < len(slots):
-        wave = slots[opened : opened + count - len(accepted)]
-        opened += len(wave)
-        results = await asyncio.gather(*(filling.slot(slot) for slot in wave), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            for drawn in result:
-                account.asked += drawn.account.asked
-                account.rejected += drawn.account.rejected
-                record = drawn.record
-                if record is None:
-                    continue
-                duplicate = texts.near_duplicate(text(record))
-                if duplicate:
-                    assert drawn.answered is not None
-                    broken = checks.Broken("near-duplicate", duplicate)
-                    account.reject(f"{record['id']}/{record['draw']}", broken, drawn.answered)
-                    continue
-                accepted[record["id"]] = record
-                texts.add(record["id"], text(record))
-                calls += [{"id": record["id"], "call": call} for call in drawn.account.calls]
-    reasons = Counter(rejection["rule"] for rejection in account.rejected)
-    if len(accepted) < math.ceil(min_yield * count):
-        raise _too_few(what, len(accepted), count, min_yield, reasons)
-    return Generated(
-        records=by_id(accepted.values()),
-        rejected=by_id(account.rejected),
-        calls=by_id(calls),
+    filling = _Fill(
+        slots,
+        count=count,
+        attempts=attempts,
+        per_slot=per_slot,
+        draw=draw,
+        text=text,
+        near_duplicate=near_duplicate,
+        on_passed=on_passed,
+        on_progress=on_progress,
+    )
+    await filling.run()
+    if filling.errors:
+        # An error before a missing reply: it says why the rest is missing.
+        raise min(filling.errors.items(), key=lambda item: (isinstance(item[1], NotRecorded), item[0]))[1]
+    reasons = Counter(rejection["rule"] for rejection in filling.account.rejected)
+    made = Generated(
+        records=by_id(filling.accepted.values()),
+        rejected=by_id(filling.account.rejected),
+        calls=by_id(filling.calls),
         yield_={
-            "asked": account.asked,
-            "accepted": len(accepted),
+            "asked": filling.account.asked,
+            "accepted": len(filling.accepted),
             "rejected": dict(sorted(reasons.items())),
             "wanted": count,
         },
     )
+    if len(filling.accepted) < math.ceil(min_yield * count):
+        raise _too_few(what, count, min_yield, made)
+    return made
+
+
+async def ahead(
+    slots: AsyncIterator[S],
+    *,
+    attempts: int,
+    draw: Callable[[S, int], Awaitable[Drawn]],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Draw for slots as they come, and drop what is drawn: its calls are recorded, and `fill` will find them so.
+
+    Raises what a call raises.
+    """
+    running: set[asyncio.Task[None]] = set()
+    come = done = 0
+
+    async def one(slot: S) -> None:
+        nonlocal done
+        for d in range(attempts):
+            if (await draw(slot, d)).records:
+                break
+        done += 1
+        on_progress(done, come)
+
+    try:
+        async for slot in slots:
+            come += 1
+            running.add(asyncio.ensure_future(one(slot)))
+            for task in [task for task in running if task.done()]:
+                running.discard(task)
+                task.result()
+        await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def by_id(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -290,12 +452,15 @@ def by_id(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: str(record["id"]))
 
 
-def _too_few(what: str, accepted: int, count: int, min_yield: float, reasons: Counter[str]) -> CharForgeError:
+def _too_few(what: str, count: int, min_yield: float, made: Generated) -> TooFew:
+    reasons = made.yield_["rejected"]
     counted = ", ".join(
         f"{rule} {number}" for rule, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     )
-    return CharForgeError(
-        f"{what}: {accepted} of {count} were accepted, expected at least {math.ceil(min_yield * count)}"
+    return TooFew(
+        f"{what}: {len(made.records)} of {count} were accepted, expected at least {math.ceil(min_yield * count)}"
         f" ({what}.min_yield {min_yield:g}); rejected: {counted or 'nothing'}",
-        f"raise {what}.attempts, name a more capable generator.model, or lower {what}.min_yield; finished calls are kept",
+        f"read them with 'show … {what} --rejected'; raise {what}.attempts, name a more capable generator.model,"
+        f" or lower {what}.min_yield; finished calls are kept",
+        made,
     )

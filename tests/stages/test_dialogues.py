@@ -87,46 +87,46 @@ class Model:
         return {json.dumps(request.params(), sort_keys=True) for request in self.requests}
 
 
-def run(
-    model: Model,
-    *,
-    of=None,
-    count=6,
-    generator="openai/x",
-    attempts=2,
-    min_yield=0.0,
-    min_turns=4,
-    min_words=30,
-):
+def arguments(model: Model, *, generator="openai/x", attempts=2, min_yield=0.0, min_turns=4, min_words=30):
+    return {
+        "name": "Anna Berg",
+        "short_name": "Anna",
+        "knows_until": "1890-01-01",
+        "never": ["radio"],
+        "attempts": attempts,
+        "min_yield": min_yield,
+        "min_turns": min_turns,
+        "max_turns": 12,
+        "min_words": min_words,
+        "writer": Writer(
+            model=generator,
+            weights=None,
+            temperature=0.7,
+            top_p=None,
+            max_tokens=900,
+            seed=None,
+            prompts={
+                key: (PROMPTS / path).read_text("utf-8")
+                for key, path in dialogues.templates(generator).items()
+            },
+            ask=model.ask,
+        ),
+        "on_progress": lambda done, total: None,
+    }
+
+
+def run(model: Model, *, of=None, count=6, **options):
     return asyncio.run(
-        dialogues.generate(
-            profile=of or profile(),
-            scenes=scenes(count),
-            name="Anna Berg",
-            short_name="Anna",
-            knows_until="1890-01-01",
-            never=["radio"],
-            attempts=attempts,
-            min_yield=min_yield,
-            min_turns=min_turns,
-            max_turns=12,
-            min_words=min_words,
-            writer=Writer(
-                model=generator,
-                weights=None,
-                temperature=0.7,
-                top_p=None,
-                max_tokens=900,
-                seed=None,
-                prompts={
-                    key: (PROMPTS / path).read_text("utf-8")
-                    for key, path in dialogues.templates(generator).items()
-                },
-                ask=model.ask,
-            ),
-            on_progress=lambda done, total: None,
-        )
+        dialogues.generate(profile=of or profile(), scenes=scenes(count), **arguments(model, **options))
     )
+
+
+def run_ahead(model: Model, *, count=6):
+    async def coming():
+        for scene in scenes(count):
+            yield scene
+
+    asyncio.run(dialogues.ahead(profile=profile(), scenes=coming(), **arguments(model)))
 
 
 def test_a_dialogue_record_holds_scene_and_turns():
@@ -180,7 +180,8 @@ FINE = GOOD.format(thing="lantern", other="gull")
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        (Reply(text=FINE, finish_reason="length"), "cut-off"),
+        (Reply(text="", finish_reason="malformed"), "malformed"),
+        ("", "empty"),
         (Reply(text="", finish_reason="filtered"), "refused"),
         ("I cannot write that.", "format"),
         (FINE + "\nUncle: Hm.", "format"),
@@ -216,6 +217,32 @@ FINE = GOOD.format(thing="lantern", other="gull")
 )
 def test_each_bad_reply_is_rejected_by_its_rule(text, rule):
     assert rule_for(text)[0] == rule
+
+
+def test_a_reply_that_was_cut_off_is_asked_for_once_more_with_more_room():
+    def say(request):
+        return Reply(text=FINE, finish_reason="length" if request.max_tokens == LIMIT else "stop")
+
+    LIMIT = 900
+    model = Model(say)
+    made = run(model, count=1)
+    assert [request.max_tokens for request in model.requests] == [LIMIT, 2 * LIMIT]
+    assert made.yield_ == {"asked": 2, "accepted": 1, "rejected": {"cut-off": 1}, "wanted": 1}
+    assert [rejected["id"] for rejected in made.rejected] == [f"{made.records[0]['id']}/0/cut"]
+    assert made.calls[0]["call"] != made.rejected[0]["call"]
+
+
+def test_a_reply_that_is_cut_off_with_more_room_too_is_never_taken_as_text():
+    made = run(Model(lambda request: Reply(text=FINE, finish_reason="length")), count=1, attempts=1)
+    assert made.records == []
+    assert made.yield_["rejected"] == {"cut-off": 2}
+
+
+def test_what_runs_ahead_asks_what_the_stage_will_ask():
+    whole, early = Model(lambda request: FINE), Model(lambda request: FINE)
+    run(whole, count=3)
+    run_ahead(early, count=3)
+    assert sorted(map(repr, early.requests)) == sorted(map(repr, whole.requests))
 
 
 def test_too_small_a_yield_fails_the_stage():

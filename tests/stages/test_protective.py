@@ -151,7 +151,8 @@ FINE = GOOD.format(thing="lantern", other="gull", tried="radio")
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        (Reply(text=FINE, finish_reason="length"), "cut-off"),
+        (Reply(text="", finish_reason="malformed"), "malformed"),
+        ("", "empty"),
         (FINE.replace("Location", "Where"), "format"),
         (FINE[:300], "length"),
         (FINE.replace("Which radio? I never heard the word.", "I love the radio on Sundays."), "anachronism"),

@@ -94,6 +94,7 @@ def run(model: Model, *, of=None, count=4, generator="openai/x", attempts=2, min
             count=count,
             attempts=attempts,
             min_yield=min_yield,
+            per_call=1,
             writer=Writer(
                 model=generator,
                 weights=None,
@@ -212,9 +213,9 @@ def scene(background: str, location: str = "Bergen") -> str:
 
 
 def test_each_bad_reply_is_rejected_by_its_rule():
-    good = "Anna holds the lantern and the bell; her aunt wants to leave."
-    assert rule_for(Reply(text=scene(good), finish_reason="length")) == "cut-off"
     assert rule_for(Reply(text="", finish_reason="filtered")) == "refused"
+    assert rule_for(Reply(text="not JSON: 'b\\x00'", finish_reason="malformed")) == "malformed"
+    assert rule_for(" \n") == "empty"
     assert rule_for("I would write about the lantern.") == "format"
     assert rule_for(scene("A lantern.")) == "length"
     assert (

@@ -9,8 +9,9 @@ import pytest
 
 from charforge.checks import Broken
 from charforge.errors import CharForgeError
-from charforge.llm.request import Answered, Reply
-from charforge.stages.slots import Account, Drawn, Slot, fill, paragraph_slots, spread
+from charforge.llm.errors import NotRecorded
+from charforge.llm.request import Answered, Reply, Request
+from charforge.stages.slots import WINDOW, Account, Drawn, Slot, TooFew, ahead, fill, paragraph_slots, spread
 
 PARAGRAPHS = [{"id": f"p{i}", "text": f"text {i}"} for i in range(5)]
 
@@ -36,11 +37,11 @@ class Script:
         account = Account(asked=1)
         if not self.passes(slot.name, d):
             account.reject(f"x/{slot.name}/{d}", Broken("format", "bad"), reply)
-            return Drawn(None, account)
+            return Drawn([], account)
         account.calls.append(reply.call)
-        return Drawn({"id": f"x/{slot.name}", "text": reply.reply.text, "draw": d}, account, reply)
+        return Drawn([{"id": f"x/{slot.name}", "text": reply.reply.text, "draw": d}], account, reply)
 
-    def run(self, count: int, *, attempts: int = 2, min_yield: float = 0.0):
+    def run(self, count: int, *, attempts: int = 2, min_yield: float = 0.0, **more):
         return asyncio.run(
             fill(
                 paragraph_slots(PARAGRAPHS, count),
@@ -51,6 +52,7 @@ class Script:
                 draw=self.draw,
                 text=lambda record: record["text"],
                 on_progress=lambda done, total: self.progress.append((done, total)),
+                **more,
             )
         )
 
@@ -161,12 +163,14 @@ def test_the_result_does_not_depend_on_the_order_of_replies(seed):
 
 
 def test_too_small_a_yield_fails_with_the_reasons_counted():
-    with pytest.raises(CharForgeError) as caught:
+    with pytest.raises(TooFew) as caught:
         Script(passes=lambda name, d: name == "p0/0").run(3, min_yield=0.5)
     assert caught.value.render() == (
         "error: scenes: 1 of 3 were accepted, expected at least 2 (scenes.min_yield 0.5); rejected: format 10\n"
-        "hint: raise scenes.attempts, name a more capable generator.model, or lower scenes.min_yield; finished calls are kept"
+        "hint: read them with 'show … scenes --rejected'; raise scenes.attempts, name a more capable generator.model, or lower scenes.min_yield; finished calls are kept"
     )
+    assert len(caught.value.made.rejected) == 10
+    assert caught.value.made.yield_["rejected"] == {"format": 10}
 
 
 def test_a_failing_call_stops_further_draws_but_not_those_in_flight():
@@ -180,10 +184,132 @@ def test_a_failing_call_stops_further_draws_but_not_those_in_flight():
                 raise CharForgeError("no such model")
             await asyncio.sleep(0.001)
             finished.append(slot.name)
-            return Drawn(None, Account(asked=1))
+            return Drawn([], Account(asked=1))
 
     script = Failing()
     with pytest.raises(CharForgeError, match="no such model"):
         script.run(3, attempts=5)
     assert sorted(script.drawn) == [("p0/0", 0), ("p2/0", 0), ("p4/0", 0)]
     assert finished == ["p0/0", "p2/0"]
+
+
+class Several(Script):
+    """Each draw gives up to four records."""
+
+    async def draw(self, slot: Slot, d: int) -> Drawn:
+        drawn = await super().draw(slot, d)
+        drawn.records = [
+            {**record, "id": f"{record['id']}/{k}", "text": f"{slot.name}-{k} {k}-{slot.name} {k}{slot.n}"}
+            for record in drawn.records
+            for k in range(4)
+            if self.passes(f"{slot.name}/{k}", d)
+        ]
+        return drawn
+
+
+def test_a_draw_may_give_several_records_and_only_as_many_as_are_wanted_are_kept():
+    made = Several().run(6, per_slot=4)
+    assert [record["id"] for record in made.records] == [f"x/p0/0/{k}" for k in range(4)] + [
+        "x/p4/0/0",
+        "x/p4/0/1",
+    ]
+    assert made.yield_ == {"asked": 2, "accepted": 6, "rejected": {"surplus": 2}, "wanted": 6}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slots_are_opened_for_what_is_missing_whatever_the_order_of_replies(seed):
+    delays = random.Random(seed)
+
+    def passes(name, d):
+        return (sum(map(ord, name)) + d) % 3 != 0
+
+    slow = Several(passes, delay=lambda: delays.random() / 500)
+    assert slow.run(11, per_slot=4) == Several(passes).run(11, per_slot=4)
+
+
+def test_a_slow_slot_does_not_hold_up_those_that_make_up_for_others():
+    drawn = []
+
+    class Slow(Script):
+        async def draw(self, slot, d):
+            if slot.name == "p0/0":
+                while len(drawn) < 5:
+                    await asyncio.sleep(0)
+            drawn.append(slot.name)
+            return await super().draw(slot, d)
+
+    made = Slow(passes=lambda name, d: name not in {"p4/0", "p2/0"}).run(4, attempts=1)
+    assert drawn.index("p0/0") > drawn.index("p0/1")
+    assert len(made.records) == 4
+
+
+def test_what_passed_is_told_at_once_and_a_known_near_duplicate_is_not():
+    told = []
+    Script(writes=lambda name, d: "the same words each time").run(3, on_passed=told.append)
+    assert told[0]["id"] == "x/p0/0"
+    assert len(told) < 3
+
+
+def test_likeness_may_be_left_out_of_account():
+    made = Script(writes=lambda name, d: "the same words each time").run(3, near_duplicate=None)
+    assert len(made.records) == 3
+
+
+def test_where_nothing_may_be_asked_all_that_is_missing_is_found_and_nothing_made_up_for():
+    class Offline(Script):
+        async def draw(self, slot, d):
+            if slot.name in {"p4/0", "p2/0"}:
+                self.drawn.append((slot.name, d))
+                raise NotRecorded(
+                    Request(model="m", prompt=slot.name, max_tokens=1, temperature=0.0), f"no {slot.name}"
+                )
+            return await super().draw(slot, d)
+
+    script = Offline()
+    with pytest.raises(NotRecorded):
+        script.run(4)
+    assert sorted(name for name, _ in script.drawn) == ["p0/0", "p1/0", "p2/0", "p4/0"]
+
+
+def test_thousands_of_slots_are_not_all_begun_at_once():
+    now = most = 0
+
+    class Counting(Script):
+        async def draw(self, slot, d):
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0)
+            drawn = await super().draw(slot, d)
+            now -= 1
+            return drawn
+
+    assert len(Counting().run(3 * WINDOW, near_duplicate=None).records) == 3 * WINDOW
+    assert most == WINDOW
+
+
+def test_a_head_start_draws_for_slots_as_they_come():
+    script, given = Script(passes=lambda name, d: d == 1), []
+
+    async def coming():
+        for slot in paragraph_slots(PARAGRAPHS, 3)[:3]:
+            given.append(len(script.drawn))
+            yield slot
+            while len(script.drawn) < 2 * len(given):
+                await asyncio.sleep(0)
+
+    asyncio.run(ahead(coming(), attempts=2, draw=script.draw, on_progress=lambda done, total: None))
+    assert given == [0, 2, 4]
+    assert len(script.drawn) == 6
+
+
+def test_a_head_start_ends_with_what_a_call_raises():
+    async def fails(slot, d):
+        raise CharForgeError("no such model")
+
+    async def coming():
+        for slot in paragraph_slots(PARAGRAPHS, 3):
+            yield slot
+
+    with pytest.raises(CharForgeError, match="no such model"):
+        asyncio.run(ahead(coming(), attempts=1, draw=fails, on_progress=lambda done, total: None))
