@@ -72,11 +72,15 @@ class Generator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenes:
-    """`attempts` is draws per slot, `min_yield` the share of `count` below which the stage fails."""
+    """`attempts` is draws per slot, `min_yield` the share of `count` below which the stage fails.
+
+    `per_call` is how many scenes a capable model is asked for in one call.
+    """
 
     count: int
     attempts: int
     min_yield: float
+    per_call: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,28 @@ class Protective:
     count: int | None
     attempts: int
     min_yield: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """The rules of charforge.checks.RULES that can be switched off. A limit of 0 is a rule that is off."""
+
+    length: bool
+    character_silent: bool
+    third_person: bool
+    assistant_talk: bool
+    foreign_language: bool
+    copied_prompt: int
+    copied_paragraph: int
+    repetition: bool
+    near_duplicate: float
+    ungrounded: int
+    anachronism: bool
+    no_provocation: bool
+
+    def rules(self) -> dict[str, bool | float]:
+        """Return true, a limit, or false for off, by the name of the rule."""
+        return {name.replace("_", "-"): value or False for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +205,7 @@ class CharacterSpec:
     scenes: Scenes
     dialogues: Dialogues
     protective: Protective
+    checks: Checks
     dataset: Dataset
     train: Train
     interview: Interview
@@ -189,7 +216,7 @@ class CharacterSpec:
         """Return every value as plain JSON data, the same for every spelling of the same spec, without `file`."""
         data = asdict(self, dict_factory=_jsonable)
         del data["file"]
-        return data
+        return data | {"checks": self.checks.rules()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +347,11 @@ class _Reader:
         values["interview"]["questions"] = paths["interview.questions"]
         values["written"] = paths.get("written")
         values["knows"].setdefault("never", [])
+        limits = preset_document(name).value["checks"]
+        values["checks"] = {
+            rule.replace("-", "_"): limits[rule] if value is True else value
+            for rule, value in values["checks"].items()
+        }
         spec = _build(CharacterSpec, values)
         return Examined(spec, [], paths, spec.short_name)
 
@@ -539,6 +571,7 @@ _SECTIONS = {
         Scenes,
         Dialogues,
         Protective,
+        Checks,
         Dataset,
         Train,
         Interviewer,

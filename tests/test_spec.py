@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge import spec
+from charforge.checks import ALWAYS, RULES
 from charforge.errors import FileProblems
 from charforge.safe_yaml import load as load_yaml
 from charforge.schema import faults, schema_file
@@ -148,6 +149,31 @@ def test_paths_are_the_workspaces_own_however_it_is_reached(workspace, tmp_path,
     assert spec.load(workspace / "characters/eliza.yaml", tmp_path / "link").profile.file == expected
     monkeypatch.chdir(workspace / "characters")
     assert spec.load(Path("eliza.yaml"), Path("..")).profile.file == expected
+
+
+def test_a_rule_is_on_off_or_a_limit(workspace):
+    text = (
+        MINIMAL
+        + "checks: {foreign-language: false, near-duplicate: 0.4, copied-paragraph: false, copied-prompt: true}\n"
+    )
+    found = load(workspace, text)
+    assert found.checks.foreign_language is False
+    assert (found.checks.near_duplicate, found.checks.copied_paragraph, found.checks.copied_prompt) == (
+        0.4,
+        0,
+        8,
+    )
+    assert found.resolved()["checks"] == found.checks.rules()
+    assert found.checks.rules() == {
+        **load(workspace).checks.rules(),
+        "foreign-language": False,
+        "near-duplicate": 0.4,
+        "copied-paragraph": False,
+    }
+
+
+def test_every_rule_that_can_be_switched_off_is_a_rule(workspace):
+    assert set(load(workspace).checks.rules()) == set(RULES) - ALWAYS
 
 
 @pytest.mark.parametrize("until", ["0001-01-01", "-0043-03-15", "0000-02-29", "2000-02-29", "9999-12-31"])
@@ -353,7 +379,36 @@ def test_neither_importing_nor_loading_takes_a_heavy_library(workspace):
             "scenes: {zzz: 3}\n",
             (
                 "error: characters/eliza.yaml:10: scenes.zzz: unknown key\n  10 | scenes: {zzz: 3}\n"
-                "hint: expected one of count, attempts, min_yield"
+                "hint: expected one of count, attempts, min_yield, per_call"
+            ),
+        ),
+        (
+            "checks: {foreign_language: false}\n",
+            (
+                "error: characters/eliza.yaml:10: checks.foreign_language: unknown key\n"
+                "  10 | checks: {foreign_language: false}\nhint: did you mean 'foreign-language'?"
+            ),
+        ),
+        (
+            "checks: {format: false}\n",
+            (
+                "error: characters/eliza.yaml:10: checks.format: unknown key\n  10 | checks: {format: false}\n"
+                "hint: expected one of length, character-silent, third-person, assistant-talk, foreign-language, copied-prompt, "
+                "copied-paragraph, repetition, near-duplicate, ungrounded, anachronism, no-provocation"
+            ),
+        ),
+        (
+            "checks: {near-duplicate: 1.5}\n",
+            (
+                "error: characters/eliza.yaml:10: checks.near-duplicate: expected a number between 0.05 and 1 or true or false, "
+                "got 1.5\n  10 | checks: {near-duplicate: 1.5}"
+            ),
+        ),
+        (
+            "checks: {repetition: 2}\n",
+            (
+                "error: characters/eliza.yaml:10: checks.repetition: expected true or false, got 2\n"
+                "  10 | checks: {repetition: 2}"
             ),
         ),
         (
