@@ -1,0 +1,818 @@
+"""The gate in front of a remote endpoint: how many calls at once, how many a minute, what to try again, when to give up.
+
+A lane knows how to send one request; the gate knows when, and how often. Two kinds of "too much" are told apart:
+
+- *too many at once* (a 429 or 503 that says nothing more, a stall): the number of calls in flight is cut, and grows again;
+- *too many a minute* (a 429 with Retry-After or with limit headers): the endpoint is left alone until then, and calls
+  are spaced out from then on, at the configured rate, the one its headers name, or one learned from what it let through.
+
+Everything here is arithmetic on counters: no task per call, no lock, no scan over those that wait; with no trouble a call
+costs some microseconds. Knows no transport, no provider, no key and no money. A gate belongs to one event loop at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from charforge.errors import CharForgeError
+from charforge.llm.errors import BadRequest, EndpointDown, EndpointError, NoAnswer, RefusesAll
+from charforge.llm.request import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+FailureKind = Literal["overload", "server", "network", "timeout", "malformed"]
+
+_MINUTE = 60.0
+
+# -- calls at once
+_FIRST_LIMIT = 16
+_ROUND = 16
+"""Answers that a share of trouble is measured over, at least; more where more are in flight: about one round trip."""
+_HEAVY = 0.2
+"""Share of trouble in a round above which the limit is halved at once."""
+_LIGHT = 0.02
+"""Share above which the limit is cut a little, to see whether that helps."""
+_CUT = 0.85
+
+# -- calls a minute
+_UNDER_TOLD = 0.99
+"""Of a rate that we were told: clocks differ, and calls overtake one another on the way."""
+_AFTER, _PLATEAU = 0.97, 0.99
+"""Of a learned rate: for a few seconds after a 429, and from then on."""
+_RECOVERY_S = 5.0
+_PLATEAU_S = 120.0
+"""Paced sending before a learned rate is tried for more."""
+_CATCH_UP = 0.5
+"""Seconds of rate made up after a pause of a second or more: Retry-After is whole seconds, rounded up."""
+_SLACK_S = 0.05
+"""A timer may be late by this much without the rate suffering."""
+_LONG_AGO_S = 180.0
+"""Of the past that a rate is learned from."""
+_LONGEST_PAUSE_S = 600.0
+"""A call that was never sent waits this long for an endpoint that asked for a pause; its deadline has not begun."""
+
+# -- one call
+_BACKOFF_S, _BACKOFF_MAX_S = 0.5, 30.0
+_MALFORMED_TRIES = 3
+
+# -- the endpoint
+_DOWN_AFTER = 10
+"""Failures in a row, of all calls together, after which the endpoint counts as down."""
+_PROBE_S, _PROBE_MAX_S = 1.0, 20.0
+_ALL_BAD = 16
+"""Bad requests, and never an answer, after which a setting is to blame."""
+
+_RERUN = "rerun when it works again; finished work is kept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an endpoint's headers say of its limits. Unknown: None. `…_left` until the minute is over, `…_reset_s` seconds."""
+
+    requests_per_minute: float | None = None
+    requests_left: float | None = None
+    requests_reset_s: float | None = None
+    tokens_per_minute: float | None = None
+    tokens_left: float | None = None
+    tokens_reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and what the endpoint said of its limits on the way."""
+
+    reply: Reply
+    limits: Limits | None = None
+
+
+class Failure(Exception):
+    """One attempt failed in a way that is worth another.
+
+    `text` is short and free of keys. `retry_after` is in seconds from now. `billed`: the attempt had been sent and may have
+    to be paid for.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        text: str,
+        *,
+        retry_after: float | None = None,
+        limits: Limits | None = None,
+        billed: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.retry_after = retry_after
+        self.limits = limits
+        self.billed = billed
+
+
+class _Ticket:
+    """The right to send once. `serial` counts what the gate sent; `spent` is the token window's slot."""
+
+    __slots__ = ("at", "probe", "serial", "spent", "tokens")
+
+    def __init__(self, serial: int, at: float, tokens: float) -> None:
+        self.serial = serial
+        self.at = at
+        self.tokens = tokens
+        self.probe = False
+        self.spent: list[float] | None = None
+
+
+class _Window:
+    """What was spent in the last 60 s, in slots of 0.1 s, so that its size does not depend on the rate.
+
+    Strict: a slot counts until its latest moment is 60 s old.
+    """
+
+    _SLOT_S = 0.1
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._used = 0.0
+        self._slots: deque[list[float]] = (
+            deque()
+        )  # [latest moment, spent]; the moment is -inf once it is forgotten
+
+    def room_at(self, amount: float, now: float) -> float:
+        """Return when to look again whether `amount` fits; -inf where it does now."""
+        slots = self._slots
+        while slots and slots[0][0] + _MINUTE <= now:
+            slot = slots.popleft()
+            self._used -= slot[1]
+            slot[0] = -math.inf
+        if not slots:
+            self._used = 0.0
+        # An amount beyond the limit goes alone, or it never could.
+        if not slots or self._used + amount <= self.limit + 1e-9:
+            return -math.inf
+        return slots[0][0] + _MINUTE
+
+    def spend(self, amount: float, now: float) -> list[float]:
+        """Count `amount`; return the slot, for `correct`."""
+        if not self._slots or self._slots[-1][0] < now:
+            self._slots.append([now + self._SLOT_S, 0.0])
+        slot = self._slots[-1]
+        slot[1] += amount
+        self._used += amount
+        return slot
+
+    def correct(self, slot: list[float], more: float) -> None:
+        """Change what was spent then by `more`."""
+        if slot[0] != -math.inf:
+            slot[1] += more
+            self._used += more
+
+
+class _Rate:
+    """How many calls a second the endpoint lets through, as learned from its 429s.
+
+    From one release (the end of a pause it asked for) to the next a limiter lets through what it allows in that time: a
+    token bucket is empty at both, a sliding window full at both, a fixed window new at both. So accepted calls / time
+    between releases is the rate, whichever it is. Only the first stretch holds the burst that a bucket started with: a short
+    one is doubted, and the rate searched for upwards; a longer one is believed, and left only rarely.
+    """
+
+    def __init__(self) -> None:
+        self.known = math.inf  # calls a second; inf: nothing learned
+        self.trusted = False
+        self._releases: deque[tuple[float, int]] = deque(maxlen=16)  # (time, accepted by then)
+        self._from_start = True  # the oldest of them is the first send, no release
+        self._paced_s = 0.0  # sending at the allowed pace since the last release
+        self._search = 1.0
+
+    def start(self, now: float, accepted: int) -> None:
+        """Begin, or begin again after idling: the endpoint may have saved up a burst."""
+        self._releases.clear()
+        self._releases.append((now, accepted))
+        self._from_start = True
+
+    def now(self) -> float:
+        """Return the calls a second to send."""
+        if self.known == math.inf:
+            return math.inf
+        if not self.trusted:
+            return self.known * _AFTER * self._search
+        if self._paced_s < _RECOVERY_S:
+            return self.known * _AFTER
+        if self._paced_s < _PLATEAU_S:
+            return self.known * _PLATEAU
+        # Little beyond at first, then ever more: limits are raised, and wrong guesses want to be left.
+        minutes = (self._paced_s - _PLATEAU_S) / _MINUTE
+        return self.known * (_PLATEAU + 0.02 * minutes + 0.02 * minutes**3)
+
+    def paced(self, interval: float) -> None:
+        """Say that a call was held back for `interval` seconds by this rate, and by nothing else."""
+        self._paced_s += interval
+        if not self.trusted:
+            self._search *= 1 + min(0.03, 0.05 * interval)
+
+    def learn(self, release: float, accepted: int, *, lone: bool, told: float) -> None:
+        """Take in a 429's pause at its end. `lone`: most calls sent after the refused one were let through."""
+        before = self.now()
+        releases = self._releases
+        while len(releases) > 1 and (self._from_start or release - releases[0][0] > _LONG_AGO_S):
+            releases.popleft()
+            self._from_start = False
+        last_s, last_n = release - releases[-1][0], accepted - releases[-1][1]
+        last = last_n / max(last_s, 1e-3)
+        whole_s, whole_n = release - releases[0][0], accepted - releases[0][1]
+        whole = whole_n / max(whole_s, 1e-3)
+        if last < 0.5 * whole or (last_n >= 30 and not 0.8 < last / whole < 1.25):
+            while len(releases) > 1:  # it is another rate now
+                releases.popleft()
+            whole_s, whole_n, whole = last_s, last_n, last
+        releases.append((release, accepted))
+        self._paced_s, self._search = 0.0, 1.0
+        trusted = (whole_n >= 30 and whole_s >= 10.0) or whole_s >= 120.0
+        if lone:
+            # No bucket runs dry for one call only; where we are near its rate it looks so, and the measure is good.
+            if self.trusted and trusted and abs(whole / self.known - 1) < 0.05:
+                self.known = whole
+            return
+        rate = max(min(whole, before), 1 / 600)
+        # A rate that we were told is believed until a long measure, or a very different one, says otherwise.
+        if rate > told * (0.95 if trusted else 0.5):
+            self.known, self.trusted = math.inf, False
+            return
+        self.known, self.trusted = rate, trusted
+
+
+class Gate:
+    """Lets calls through to one endpoint.
+
+    `name`: the endpoint's, for messages. `concurrency`: calls in flight at most; None: found by trying. `…_per_minute`: never
+    exceeded in any 60 s; None: found by trying. `deadline`: seconds for one call, from its first send. `patience`: seconds
+    that the endpoint may be down. `clock` runs with the event loop's time; `sleep` and `rng` are for tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        deadline: float = 900.0,
+        patience: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self._deadline = deadline
+        self._patience = patience
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = random.Random() if rng is None else rng  # noqa: S311 - jitter, no secret
+
+        # Who waits. Calls that failed before go first: their deadline runs. A future's result is a ticket, or None: look why.
+        self._again: deque[tuple[asyncio.Future[_Ticket | None], float]] = deque()
+        self._fresh: deque[tuple[asyncio.Future[_Ticket | None], float]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+        # Calls at once. A configured number is believed from the start; without one it doubles per round trip at first.
+        self._in_flight = 0
+        self._most = math.inf if concurrency is None else float(max(1, concurrency))
+        self._limit = float(_FIRST_LIMIT) if concurrency is None else self._most
+        self._ceiling = math.inf  # where there was trouble last; inf: never, slow start
+        self._ceiling_before = math.inf
+        self._cut_at = -math.inf
+        self._cut_from = 0.0  # the limit before a small cut whose effect is not known yet
+        self._tolerated = _LIGHT
+        self._well = self._crowded = 0  # answers and trouble in this round
+
+        # Calls and tokens a minute.
+        self._requests = None if requests_per_minute is None else _Window(max(1.0, requests_per_minute))
+        self._tokens = None if tokens_per_minute is None else _Window(max(1.0, tokens_per_minute))
+        self._own_rpm = math.inf if requests_per_minute is None else requests_per_minute
+        self._own_tpm = math.inf if tokens_per_minute is None else tokens_per_minute
+        self._told = (
+            _UNDER_TOLD * self._own_rpm / _MINUTE
+        )  # calls a second: the user's figure or the headers', the smaller
+        self._told_tokens = _UNDER_TOLD * self._own_tpm / _MINUTE
+        self._limits: Limits | None = None
+        self._learned = _Rate()
+        self._next = self._next_tokens = -math.inf  # when the pace allows the next call
+        self._credit = 0.0
+        self._release = -math.inf  # nothing is sent before
+        self._event_at = -math.inf  # when the last 429 that counts came
+        self._event: int | None = None  # the serial of the call that got it, while its pause lasts
+        self._shower = 0  # refused beside it, of the calls sent after it
+        self._in_vain = 0  # such 429s in a row without an answer
+
+        # The endpoint.
+        self._ended: EndpointError | None = None
+        self._failing = 0
+        self._failing_since = 0.0
+        self._down = False
+        self._probing = False
+        self._probes = 0
+        self._probe_at = 0.0
+        self._last_failure = ""
+        self._bad = 0
+        self._first_bad: BadRequest | None = None
+
+        self._sent = self._answers = self._turned_away = 0
+        self._counts = dict.fromkeys(("overload", "server", "network", "timeout", "malformed", "final"), 0)
+        self._pauses = 0
+        self._most_in_flight = 0
+
+    async def run(
+        self, attempt: Callable[[int], Awaitable[Answer]], *, tokens: int, on_lost: Callable[[], None]
+    ) -> Answer:
+        """Return the answer of `attempt`, tried as often as it helps; `attempt(n)` sends once, n counts from 1.
+
+        `tokens`: estimate of prompt and completion, set right by the reply's own counts. `on_lost` is called for each attempt
+        without an answer that may have to be paid for, one cut short by the deadline or by cancellation among them.
+        Raises the CharForgeErrors of `attempt`, EndpointError where the endpoint is of no use, NoAnswer at the deadline.
+        """
+        ticket = await self._enter(tokens, self._fresh)
+        began = ticket.at
+        failure: Failure | None = None
+        tries = malformed = 0
+        try:
+            async with asyncio.timeout(None if self._deadline == math.inf else self._deadline) as scope:
+                while True:
+                    tries += 1
+                    try:
+                        return await self._once(ticket, attempt, tries, on_lost)
+                    except Failure as error:
+                        failure = error
+                    if failure.kind == "malformed":
+                        malformed += 1
+                        if malformed == _MALFORMED_TRIES:
+                            reply = Reply(
+                                text=failure.text, finish_reason="malformed", facts={"attempts": tries}
+                            )
+                            return Answer(reply, failure.limits)
+                    await self._back_off(tries, began, failure)
+                    ticket = await self._enter(tokens, self._again)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise self._no_answer(tries, began, failure) from failure
+
+    def stats(self) -> dict[str, float | int | None]:
+        """Return counters: attempts, answers, failures by kind, and where limit and rate (a minute) stand."""
+        rate = self._pace()
+        return {
+            "attempts": self._sent,
+            "answers": self._answers,
+            **self._counts,
+            "pauses": self._pauses,
+            "in_flight": self._in_flight,
+            "waiting": len(self._again) + len(self._fresh),
+            "concurrency": int(self._limit),
+            "concurrency_max": self._most_in_flight,
+            "rate": None if rate == math.inf else round(rate * _MINUTE, 1),
+        }
+
+    # -- one call
+
+    async def _once(
+        self,
+        ticket: _Ticket,
+        attempt: Callable[[int], Awaitable[Answer]],
+        tries: int,
+        on_lost: Callable[[], None],
+    ) -> Answer:
+        try:
+            answer = await attempt(tries)
+        except Failure as failure:
+            self._failed(ticket, failure)
+            if failure.billed:
+                on_lost()
+            raise
+        except CharForgeError as error:
+            self._final(error)
+            raise self._ended_like(error) from error
+        except asyncio.CancelledError:
+            on_lost()
+            raise
+        else:
+            self._answered(ticket, answer)
+            return answer
+        finally:
+            self._leave(ticket)
+
+    async def _back_off(self, tries: int, began: float, failure: Failure) -> None:
+        """Wait as long as this call has to; raise NoAnswer where its deadline comes before the end of that."""
+        now = self._clock()
+        left = began + self._deadline - now
+        if _speaks_of_rate(failure):
+            # The gate itself waits, and lets this one in first.
+            if self._release - now >= left:
+                raise self._no_answer(tries, began, failure, wait=self._release - now)
+            return
+        pause = min(_BACKOFF_S * 2.0 ** min(tries - 1, 10), _BACKOFF_MAX_S) * self._rng.uniform(0.5, 1.0)
+        pause = max(pause, failure.retry_after or 0.0)
+        if pause >= left:
+            raise self._no_answer(tries, began, failure, wait=pause)
+        await self._sleep(pause)
+
+    def _no_answer(self, tries: int, began: float, failure: Failure | None, wait: float = 0.0) -> NoAnswer:
+        spent = self._clock() - began
+        text = f"{self.name}: no answer after {_many(tries, 'try', 'tries')} in {_span(spent)}"
+        if failure is not None and failure.retry_after and wait:
+            text += f"; it asks to wait {_span(wait)}, beyond the deadline of {_span(self._deadline)} a call"
+        elif spent < self._deadline:
+            text += f", and the next would be beyond the deadline of {_span(self._deadline)}"
+        if failure is not None:
+            text += f"; the last failure: {failure.text}"
+        elif tries:
+            text += ", which is the deadline of a call"
+        return NoAnswer(text, f"{_RERUN}; a longer `deadline` for {self.name} in endpoints.toml may help")
+
+    # -- who may send, and when
+
+    async def _enter(
+        self, tokens: float, queue: deque[tuple[asyncio.Future[_Ticket | None], float]]
+    ) -> _Ticket:
+        """Wait for a place; return the ticket, which must be given to `_leave`. Raises where waiting is of no use."""
+        now = self._clock()
+        self._refuse(now)
+        if (
+            not self._again
+            and (queue is self._again or not self._fresh)
+            and self._ready_at(tokens, now) <= now
+        ):
+            return self._grant(tokens, now)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # a timer of a loop that ended never fires
+            self._loop, self._timer, self._timer_at = loop, None, math.inf
+        future: asyncio.Future[_Ticket | None] = loop.create_future()
+        queue.append((future, tokens))
+        self._pump()
+        try:
+            ticket = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                given = future.result()
+                if given is not None:
+                    self._unsend(given)
+            raise
+        if self._ended is not None and ticket is not None:
+            self._unsend(ticket)
+            ticket = None
+        if ticket is None:
+            self._refuse(self._clock())
+            raise AssertionError("let go without a reason")
+        return ticket
+
+    def _refuse(self, now: float) -> None:
+        """Raise where nothing will be sent in time."""
+        if self._ended is not None:
+            raise _copy(self._ended)
+        if self._pauses_too_long(now):
+            raise NoAnswer(
+                f"{self.name}: the endpoint asks to wait {_span(self._release - now)} before the next call: "
+                f"{self._last_failure}",
+                f"a quota may be used up; {_RERUN}",
+            )
+
+    def _pauses_too_long(self, now: float) -> bool:
+        return self._release - now > max(self._deadline, _LONGEST_PAUSE_S)
+
+    def _ready_at(self, tokens: float, now: float) -> float:
+        """Return when the next call may go, for all that is known now; inf: when another one lands."""
+        if self._in_flight >= int(self._limit):
+            return math.inf
+        if now < self._release:
+            return self._release
+        if self._down:
+            return math.inf if self._probing else self._probe_at
+        at = max(self._next, self._next_tokens)
+        if at > now:
+            return at
+        if self._requests is not None:
+            at = max(at, self._requests.room_at(1, now))
+        if self._tokens is not None:
+            at = max(at, self._tokens.room_at(tokens, now))
+        return at
+
+    def _grant(self, tokens: float, now: float) -> _Ticket:
+        if self._event is not None:
+            self._learn()
+        if self._in_flight == 0 and now - self._next > 1.0:
+            self._learned.start(now, self._sent - self._turned_away)
+        self._sent += 1
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        ticket = _Ticket(self._sent, now, tokens)
+        if self._down:
+            self._probing = ticket.probe = True
+        rate = self._pace()
+        earliest = now - _SLACK_S
+        if rate == math.inf:
+            self._next = now
+        else:
+            interval = 1 / rate
+            if self._next > earliest:
+                self._learned.paced(interval)
+            if self._credit > 0:
+                interval /= 2
+                self._credit -= interval
+            self._next = max(self._next, earliest) + interval
+        if self._told_tokens != math.inf:
+            # A second of slack: answers give back what their estimates took too much.
+            self._next_tokens = max(self._next_tokens, now - 1.0) + tokens / self._told_tokens
+        if self._requests is not None:
+            self._requests.spend(1, now)
+        if self._tokens is not None:
+            ticket.spent = self._tokens.spend(tokens, now)
+        return ticket
+
+    def _pace(self) -> float:
+        return min(self._told, self._learned.now())
+
+    def _leave(self, ticket: _Ticket) -> None:
+        self._in_flight -= 1
+        if ticket.probe:
+            self._probing = False
+        if self._again or self._fresh:
+            self._pump()
+
+    def _unsend(self, ticket: _Ticket) -> None:
+        """Give back a ticket that was not used."""
+        self._spent(ticket, 0)
+        self._leave(ticket)
+
+    def _pump(self) -> None:
+        """Let in whoever may go now; set the timer for the next."""
+        now = self._clock()
+        while True:
+            queue = self._again or self._fresh
+            if not queue:
+                return
+            future, tokens = queue[0]
+            if future.done():  # cancelled while it waited
+                queue.popleft()
+                continue
+            at = self._ready_at(tokens, now)
+            if at > now:
+                break
+            queue.popleft()
+            future.set_result(self._grant(tokens, now))
+        if at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            assert self._loop is not None
+            self._timer_at = at
+            self._timer = self._loop.call_later(max(at - now, 1e-4), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        self._pump()
+
+    def _let_go(self) -> None:
+        """Wake all who wait, to be told why they wait in vain."""
+        for queue in (self._again, self._fresh):
+            for future, _ in queue:
+                if not future.done():
+                    future.set_result(None)
+            queue.clear()
+
+    # -- what came of it
+
+    def _answered(self, ticket: _Ticket, answer: Answer) -> None:
+        self._answers += 1
+        self._failing = self._in_vain = 0
+        if self._down:
+            self._up()
+        if answer.limits is not None and answer.limits != self._limits:
+            self._heed(answer.limits)
+        reply = answer.reply
+        if reply.prompt_tokens is not None and reply.completion_tokens is not None:
+            self._spent(ticket, reply.prompt_tokens + reply.completion_tokens)
+        if ticket.at >= self._cut_at:
+            self._well += 1
+            if self._in_flight >= int(self._limit) and self._limit < self._most:
+                self._grow()
+            if self._well + self._crowded >= max(_ROUND, self._limit):
+                self._end_round()
+
+    def _failed(self, ticket: _Ticket, failure: Failure) -> None:
+        now = self._clock()
+        self._counts[failure.kind] += 1
+        self._last_failure = failure.text
+        if failure.limits is not None:
+            self._heed(failure.limits)
+        if not failure.billed:
+            self._spent(ticket, 0)
+        if failure.kind == "malformed":
+            self._failing = 0
+            if self._down:
+                self._up()
+        elif _speaks_of_rate(failure):
+            self._turned_away += 1
+            self._pause(ticket, failure, now)
+        elif failure.kind in ("overload", "timeout") and ticket.at >= self._cut_at:
+            self._crowd(now)
+        if failure.kind in ("server", "network", "timeout"):
+            if self._failing == 0:
+                self._failing_since = now
+            self._failing += 1
+        self._check_down(ticket, failure, now)
+
+    def _final(self, error: CharForgeError) -> None:
+        self._counts["final"] += 1
+        if isinstance(error, BadRequest):
+            self._failing = 0
+            if self._down:
+                self._up()
+            self._bad += 1
+            if self._first_bad is None:
+                self._first_bad = error
+            if self._bad >= _ALL_BAD and not self._answers:
+                self._end(
+                    RefusesAll(
+                        f"{self.name}: the endpoint called all of the first {self._bad} requests bad; "
+                        f"the first: {self._first_bad.message}",
+                        self._first_bad.hint or f"check the model's name and the settings; {_RERUN}",
+                    )
+                )
+        elif isinstance(error, EndpointError):
+            self._end(error)
+
+    def _ended_like(self, error: CharForgeError) -> CharForgeError:
+        """Return what a call whose attempt gave `error` raises: the run of bad requests ends with its own error."""
+        if isinstance(error, BadRequest) and isinstance(self._ended, RefusesAll):
+            return _copy(self._ended)
+        return error
+
+    def _end(self, error: EndpointError) -> None:
+        if self._ended is None:
+            self._ended = error
+        self._let_go()
+
+    # -- calls at once
+
+    def _grow(self) -> None:
+        """One more answer while all places are taken."""
+        limit, ceiling = self._limit, self._ceiling
+        if ceiling == math.inf:
+            step = 1.0  # doubles in a round trip
+        elif 0.9 * ceiling <= limit <= 1.1 * ceiling:
+            step = 0.5 / limit  # one more in two
+        else:
+            step = 0.25
+        self._limit = min(limit + step, self._most)
+
+    def _crowd(self, now: float) -> None:
+        self._crowded += 1
+        if self._crowded > _HEAVY * max(_ROUND, self._limit):
+            self._cut(0.5, now)
+            self._cut_from = 0.0
+        elif self._well + self._crowded >= max(_ROUND, self._limit):
+            self._end_round()
+
+    def _end_round(self) -> None:
+        share = self._crowded / (self._well + self._crowded)
+        if self._cut_from and share > 0:
+            # It does not depend on how many we are, so it is not ours to mend: take the cut back, and bear with it.
+            self._limit = min(self._cut_from, self._most)
+            self._ceiling = self._ceiling_before
+            self._tolerated = min(_HEAVY, 2 * share)
+            self._cut_from = 0.0
+        elif share > self._tolerated:
+            before = self._limit
+            self._cut(_CUT, self._clock())
+            self._cut_from = before
+        else:
+            self._cut_from = 0.0
+            self._tolerated = max(_LIGHT, 0.95 * self._tolerated)
+        self._well = self._crowded = 0
+
+    def _cut(self, factor: float, now: float) -> None:
+        """Fewer from now on; what comes of calls sent before says nothing of the new limit."""
+        self._ceiling_before, self._ceiling = self._ceiling, self._limit
+        self._limit = max(1.0, self._limit * factor)
+        self._cut_at = now
+        self._well = self._crowded = 0
+
+    # -- calls a minute
+
+    def _pause(self, ticket: _Ticket, failure: Failure, now: float) -> None:
+        """Leave the endpoint alone, for as long as it asks. A shower of 429s to calls sent together is one event."""
+        pause = failure.retry_after
+        if pause is None:
+            # A reset may be that of the next call or that of the whole bucket: believe it step by step.
+            resets = failure.limits and (failure.limits.requests_reset_s or failure.limits.tokens_reset_s)
+            pause = min(resets or 1.0, 2.0 ** min(self._in_vain, 6))
+        if ticket.at >= self._event_at and now >= self._release:
+            if self._in_vain:
+                pause = max(pause, min(2.0 ** (self._in_vain - 1), 60.0) * self._rng.uniform(0.5, 1.0))
+            self._event_at, self._event, self._shower = now, ticket.serial, 0
+            self._in_vain += 1
+            self._pauses += 1
+        elif self._event is not None and ticket.serial > self._event:
+            self._shower += 1
+        self._release = max(self._release, now + pause)
+        if self._pauses_too_long(now):
+            self._let_go()
+
+    def _learn(self) -> None:
+        """Take in the last event, now that its pause is over and what was refused with it has come back."""
+        assert self._event is not None
+        after = self._sent - self._event
+        lone = after > 0 and 2 * self._shower < after
+        self._learned.learn(
+            self._release, self._sent - self._turned_away, lone=lone, told=self._told / _UNDER_TOLD
+        )
+        self._event = None
+        self._credit = _CATCH_UP * min(1.0, self._release - self._event_at)
+        self._next = max(self._next, self._release)
+
+    def _heed(self, limits: Limits) -> None:
+        self._limits = limits
+        if limits.requests_per_minute:
+            self._told = _UNDER_TOLD * min(self._own_rpm, limits.requests_per_minute) / _MINUTE
+        if limits.tokens_per_minute:
+            self._told_tokens = _UNDER_TOLD * min(self._own_tpm, limits.tokens_per_minute) / _MINUTE
+
+    def _spent(self, ticket: _Ticket, tokens: float) -> None:
+        """Set a ticket's estimate right."""
+        more = tokens - ticket.tokens
+        ticket.tokens = tokens
+        if self._told_tokens != math.inf:
+            self._next_tokens += more / self._told_tokens
+        if ticket.spent is not None and self._tokens is not None:
+            self._tokens.correct(ticket.spent, more)
+
+    # -- down and up
+
+    def _check_down(self, ticket: _Ticket, failure: Failure, now: float) -> None:
+        if not self._down:
+            if self._failing < _DOWN_AFTER:
+                return
+            self._down = True
+            self._probes = 0
+        elif not ticket.probe:
+            return
+        elif failure.kind != "overload" and now - self._failing_since >= self._patience:
+            for_s = now - self._failing_since
+            self._end(
+                EndpointDown(
+                    f"{self.name}: the endpoint is down: no answer for {_span(for_s)}, since {_time_of_day(for_s)}; "
+                    f"the last of {_many(self._failing, 'failure', 'failures')}: {failure.text}",
+                    f"check the network and the endpoint; {_RERUN}",
+                )
+            )
+            return
+        pause = min(_PROBE_S * 2.0 ** min(self._probes, 10), _PROBE_MAX_S) * self._rng.uniform(0.75, 1.0)
+        self._probes += 1
+        self._probe_at = now + pause
+        # The last probe comes when patience ends, not after.
+        ends = self._failing_since + self._patience
+        if now < ends:
+            self._probe_at = min(self._probe_at, ends)
+
+    def _up(self) -> None:
+        self._down = False
+        self._failing = 0
+        self._ceiling = self._limit
+        self._limit = min(self._limit, float(_FIRST_LIMIT))
+
+
+def _speaks_of_rate(failure: Failure) -> bool:
+    return failure.kind == "overload" and (failure.retry_after is not None or failure.limits is not None)
+
+
+def _copy(error: EndpointError) -> EndpointError:
+    """Return the same error anew: one that is raised in many calls would gather all their tracebacks."""
+    return type(error)(error.message, error.hint)
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
+
+
+def _span(seconds: float) -> str:
+    """Return a span of time as `0.4 s`, `58 s`, `15 min`, `2 min 5 s`, `1 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    big, small = divmod(whole, 60)
+    units = ("min", "s")
+    if big >= 60:
+        (big, small), units = divmod(big, 60), ("h", "min")
+    return f"{big} {units[0]}" + (f" {small} {units[1]}" if small else "")
+
+
+def _time_of_day(seconds_ago: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time.time() - seconds_ago))
