@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ from charforge.engine.graph import Output, Source, Stage
 from charforge.engine.receipt import Stamps
 from charforge.files import decode, read_bytes
 from charforge.llm.client import EMBEDDED_PREFIX, is_local, weights_digest
+from charforge.llm.errors import NotRecorded
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Answered, Ask, Reply, Request
+from charforge.misses import Misses
 from charforge.spec import MAX_TEXT_BYTES, CharacterSpec
 from charforge.stages import (
     dataset,
@@ -34,7 +37,7 @@ from charforge.stages import (
     scores,
     written,
 )
-from charforge.stages.slots import Writer
+from charforge.stages.slots import Generated, TooFew, Writer
 from charforge.workspace import packaged_prompts
 
 STAGES = (
@@ -65,6 +68,9 @@ Progress = Callable[[int, int, str], None]
 
 class Workshop(Protocol):
     """How stages reach models. Tests bring their own."""
+
+    def lane(self, model: str) -> str:
+        """Name the endpoint that serves a model: its calls share places."""
 
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer a request."""
@@ -125,8 +131,11 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         params: Mapping[str, Any],
         inputs: Mapping[str, Source | Output],
         view: Mapping[str, str],
+        ahead: Callable[[Context], Awaitable[None]] | None = None,
+        follows: str | None = None,
     ) -> None:
-        made.stages.append(Stage(f"{id_}/{name}", name, version, params, inputs, run))
+        before = None if follows is None else f"{id_}/{follows}"
+        made.stages.append(Stage(f"{id_}/{name}", name, version, params, inputs, run, ahead, before))
         made.view |= {shown: (name, output) for output, shown in view.items()}
 
     def out(stage: str, name: str) -> Output:
@@ -181,32 +190,48 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         module: Any,
         *,
         section: Mapping[str, Any],
-        more: Mapping[str, Output],
+        follows: str | None = None,
+        followed: bool = False,
     ) -> None:
+        """Add a generating stage. One that `follows` another draws for each of its records as soon as it is there."""
+        more = {} if follows is None else {follows: out(follows, f"{follows}.jsonl")}
         used = {key: prompts.at(path) for key, path in module.templates(spec.generator.model).items()}
 
-        async def run(ctx: Context) -> Outputs:
-            made_here = await module.generate(
-                **{
-                    key: _json(ctx, key) if key == "profile" else _jsonl(ctx, key)
-                    for key in ("profile", *more)
-                },
+        def given(ctx: Context, ask: Ask) -> dict[str, Any]:
+            return {
+                "profile": _json(ctx, "profile"),
                 **ctx.params["person"],
                 **ctx.params["boundary"],
                 **ctx.params[name],
-                writer=Writer(
+                "writer": Writer(
                     **ctx.params["generator"],
                     prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
-                    ask=_asker(ctx, workshop, {}),
+                    ask=ask,
                 ),
-                on_progress=ctx.progress,
-            )
+                "on_progress": ctx.progress,
+            }
+
+        def outputs(made_here: Generated) -> dict[str, bytes]:
             return {
                 f"{name}.jsonl": _sorted(made_here.records),
                 "rejected.jsonl": _sorted(made_here.rejected),
                 "calls.jsonl": _sorted(made_here.calls),
                 "yield.json": canonical(made_here.yield_),
             }
+
+        async def run(ctx: Context) -> Outputs:
+            streams = {"on_passed": ctx.publish} if followed else {}
+            with _asking(ctx, workshop, {}) as ask:
+                read = {key: _jsonl(ctx, key) for key in more}
+                try:
+                    return outputs(await module.generate(**given(ctx, ask), **read, **streams))
+                except TooFew as error:
+                    ctx.leave(outputs(error.made))
+                    raise
+
+        async def ahead(ctx: Context) -> None:
+            with _asking(ctx, workshop, {}) as ask:
+                await module.ahead(**given(ctx, ask), **{str(follows): ctx.published()})
 
         add(
             name,
@@ -218,13 +243,13 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                 f"{name}.jsonl": f"{name}.jsonl",
                 **{key: value.format(name) for key, value in generated.items()},
             },
+            ahead=ahead if follows else None,
+            follows=follows,
         )
 
-    generating("scenes", scenes, section=_part(spec.scenes), more={})
-    generating(
-        "dialogues", dialogues, section=_part(spec.dialogues), more={"scenes": out("scenes", "scenes.jsonl")}
-    )
-    generating("protective", protective, section=_part(spec.protective), more={})
+    generating("scenes", scenes, section=_part(spec.scenes), followed=True)
+    generating("dialogues", dialogues, section=_part(spec.dialogues), follows="scenes")
+    generating("protective", protective, section=_part(spec.protective))
 
     # -- the training set, and experience upload -----------------------------------------------------------------
 
@@ -343,20 +368,21 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     {"name": name, "model": name, "weights": weights_digest(name), "style": "chat"}
                 )
         sources = {key: ctx.read(f"prompt:{key}").decode() for key in interview_prompts}
-        results = await interviews.interview(
-            contestants=contestants,
-            single=_json(ctx, "single"),
-            multi=_json(ctx, "multi"),
-            meta=templates.render(sources["meta"], meta_source.label, **ctx.params["person"]),
-            interviewer=ctx.params["interviewer"],
-            seed=ctx.params["seed"],
-            prompts=sources,
-            profile=_json(ctx, "profile"),
-            ask=_asker(ctx, workshop, folders),
-            on_progress=ctx.progress,
-            **ctx.params["person"],
-            **ctx.params["interview"],
-        )
+        with _asking(ctx, workshop, folders) as ask:
+            results = await interviews.interview(
+                contestants=contestants,
+                single=_json(ctx, "single"),
+                multi=_json(ctx, "multi"),
+                meta=templates.render(sources["meta"], meta_source.label, **ctx.params["person"]),
+                interviewer=ctx.params["interviewer"],
+                seed=ctx.params["seed"],
+                prompts=sources,
+                profile=_json(ctx, "profile"),
+                ask=ask,
+                on_progress=ctx.progress,
+                **ctx.params["person"],
+                **ctx.params["interview"],
+            )
         return {
             "single.jsonl": _sorted(results.single),
             "turns.jsonl": _sorted(results.turns),
@@ -396,19 +422,20 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     judge_prompt = prompts.find("judge", spec.judge.model)
 
     async def run_scores(ctx: Context) -> Outputs:
-        results = await scores.score(
-            single=_jsonl(ctx, "single"),
-            turns=_jsonl(ctx, "turns"),
-            profile=_json(ctx, "profile"),
-            dimensions=ctx.params["dimensions"],
-            judge=ctx.params["judge"],
-            seed=ctx.params["seed"],
-            prompts={"judge": ctx.read("prompt:judge").decode()},
-            ask=_asker(ctx, workshop, {}),
-            on_progress=ctx.progress,
-            **ctx.params["person"],
-            **ctx.params["boundary"],
-        )
+        with _asking(ctx, workshop, {}) as ask:
+            results = await scores.score(
+                single=_jsonl(ctx, "single"),
+                turns=_jsonl(ctx, "turns"),
+                profile=_json(ctx, "profile"),
+                dimensions=ctx.params["dimensions"],
+                judge=ctx.params["judge"],
+                seed=ctx.params["seed"],
+                prompts={"judge": ctx.read("prompt:judge").decode()},
+                ask=ask,
+                on_progress=ctx.progress,
+                **ctx.params["person"],
+                **ctx.params["boundary"],
+            )
         return {
             "scores.jsonl": _sorted(results.scores),
             "metrics.json": canonical(results.metrics),
@@ -580,21 +607,56 @@ def _part(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in without}
 
 
-def _asker(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef]) -> Ask:
-    """Return how a stage asks models: through the engine, so that what was answered once is never asked again."""
+@contextmanager
+def _asking(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef]) -> Iterator[Ask]:
+    """Give a stage its way to ask models: through the engine, so that what was answered once is never asked again.
+
+    Where nothing may be sent, all requests that nothing is recorded for are raised as one error.
+    """
+    misses = Misses()
+    usage: dict[str, dict[str, Any]] = ctx.record.setdefault("usage", {})
 
     async def ask(request: Request) -> Answered:
         action = Action("call", CALL_VERSION if is_local(request.model) else 1, request.params(), {})
 
         async def perform() -> tuple[bytes, dict[str, Any]]:
             reply = await workshop.complete(request, folders.get(request.weights or ""))
-            usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-            return canonical({"text": reply.text, "finish_reason": reply.finish_reason}), usage
+            record = {
+                "model": request.model,
+                "prompt_tokens": reply.prompt_tokens,
+                "completion_tokens": reply.completion_tokens,
+                **reply.facts,
+            }
+            return canonical({"text": reply.text, "finish_reason": reply.finish_reason}), record
 
-        called = await ctx.call(action, perform)
+        try:
+            called = await ctx.call(action, perform, lane=workshop.lane(request.model))
+        except NotRecorded:
+            misses.add(request, action)
+            raise
+        tally(usage, request.model, called.record)
         data = json.loads(called.reply)
         return Answered(
             reply=Reply(text=data["text"], finish_reason=data["finish_reason"]), call=action.digest
         )
 
-    return ask
+    try:
+        yield ask
+    except NotRecorded as error:
+        raise misses.error(ctx.recorded_calls()) from error
+
+
+def tally(usage: dict[str, dict[str, Any]], model: str, record: Mapping[str, Any]) -> None:
+    """Add a call, by the record beside it, to what each model was used for.
+
+    Tokens and cost (USD) are sums over the calls that tell them; `unpriced` counts calls of unknown cost.
+    """
+    total = usage.setdefault(
+        model, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "unpriced": 0}
+    )
+    total["calls"] += 1
+    total["prompt_tokens"] += record.get("prompt_tokens") or 0
+    total["completion_tokens"] += record.get("completion_tokens") or 0
+    cost = 0.0 if is_local(model) else record.get("cost")
+    total["cost"] += cost or 0.0
+    total["unpriced"] += cost is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -132,6 +132,7 @@ class Context:
     record: dict[str, Any]
     _build: Build
     _inputs: Mapping[str, str]
+    left: dict[str, bytes] = field(default_factory=dict)
     _calls: list[str] = field(default_factory=list)
     _made: list[str] = field(default_factory=list)
     _in_flight: set[asyncio.Future[None]] = field(default_factory=set)
@@ -154,6 +155,10 @@ class Context:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Tell the user how far the stage is."""
         self._build.listener.stage_progress(self.stage.name, done, total, note)
+
+    def leave(self, outputs: Mapping[str, bytes]) -> None:
+        """Keep what was made so far, should the stage fail now: `left_by` finds it. It is no output."""
+        self.left = dict(outputs)
 
     def publish(self, item: Any) -> None:
         """Hand something to the stages that follow this one. They take it as likely, not as decided."""
@@ -182,6 +187,10 @@ class Context:
         if called.made:
             self._made.append(action.digest)
         return called
+
+    def recorded_calls(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the bodies of the calls that the store knows, those recorded last first."""
+        return self._build.store.call_bodies()
 
     def go_on(self) -> None:
         """Raise `_StopError` if no new call may begin."""
@@ -407,6 +416,11 @@ class Build:
             outcome.status, outcome.outputs, outcome.record = RAN, packed.outputs, record
         except Exception as error:  # noqa: BLE001 - one stage's failure is an outcome; the caller tells bugs apart
             outcome.seconds = time.perf_counter() - clock
+            if context.left:
+                # For whoever looks into it; a store that cannot take it has an error of its own to tell.
+                with suppress(EngineError):
+                    packed = self.store.pack(context.left)
+                    await _durable(self.store.record(_failure(action.digest), packed, {"stage": stage.name}))
             return self._failed(outcome, error)
         return self._finished(outcome)
 
@@ -566,6 +580,16 @@ def why_stale(store: Store, stage: Stage, action: Action) -> list[Reason]:
     # The canonical form on both sides: there 1.0 is 1 and a tuple a list.
     now = json.loads(action.canonical)
     return reasons(was, now, {name: ref.label for name, ref in stage.inputs.items()})
+
+
+def left_by(store: Store, action: str) -> Mapping[str, str] | None:
+    """Return what a stage's action left when it failed last, None if it never did or left nothing."""
+    failures = store.observations(_failure(action).digest)
+    return failures[-1].outputs if failures else None
+
+
+def _failure(action: str) -> Action:
+    return Action("failure", 1, {"action": action}, {})
 
 
 def action_of(stage: Stage, made: Mapping[str, Mapping[str, str]]) -> Action:

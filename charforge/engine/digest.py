@@ -8,6 +8,7 @@ An action's digest is SHA-256 over a domain tag and the RFC 8785 canonical JSON 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,11 @@ class Action:
             "params": dict(self.params),
             "inputs": dict(self.inputs),
         }
+
+    def plain(self) -> dict[str, Any]:
+        """Return the action as its canonical form reads: there 1.0 is 1, and a tuple a list."""
+        data: dict[str, Any] = json.loads(self.canonical)
+        return data
 
     @cached_property
     def canonical(self) -> bytes:

@@ -345,13 +345,13 @@ class Store:
         body: dict[str, Any] = json.loads(rows[0][0])
         return body
 
-    def call_bodies(self, limit: int) -> Iterator[dict[str, Any]]:
-        """Yield the bodies of recorded calls, those recorded last first, at most `limit`."""
+    def call_bodies(self) -> Iterator[dict[str, Any]]:
+        """Yield the bodies of recorded calls, those recorded last first."""
         # SUBSTR, not LIKE: keys are sorted, so "kind" stands right behind the inputs, of which a call has none.
         start = b'{"inputs":{},"kind":"call",'
-        sql = f"SELECT body FROM actions WHERE substr(body, 1, {len(start)}) = ? ORDER BY rowid DESC LIMIT ?"  # noqa: S608
+        sql = f"SELECT body FROM actions WHERE substr(body, 1, {len(start)}) = ? ORDER BY rowid DESC"  # noqa: S608
         with explained(self.root):
-            for (body,) in self._db.execute(sql, (start, limit)):
+            for (body,) in self._db.execute(sql, (start,)):
                 yield json.loads(body)
 
     def last(self, stage: str) -> tuple[str, list[Any]] | None:
