@@ -72,6 +72,10 @@ def load_for(
 class NothingNew:
     """A workshop that makes nothing, for commands that only say what a build would do."""
 
+    def lane(self, model: str) -> str:
+        """Return the model's own name: nothing is sent anywhere."""
+        return model
+
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Refuse: the engine had no reply to this request."""
         del weights

@@ -88,6 +88,9 @@ class _Context:
     def progress(self, done: int, total: int, note: str = "") -> None:
         pass
 
+    def leave(self, outputs: Mapping[str, bytes]) -> None:
+        pass
+
     def publish(self, item: Any) -> None:
         self._found.published.append(item)
 

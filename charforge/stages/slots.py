@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -420,16 +421,18 @@ async def ahead(
 ) -> None:
     """Draw for slots as they come, and drop what is drawn: its calls are recorded, and `fill` will find them so.
 
-    Raises what a call raises.
+    Raises what a call raises, but for NotRecorded.
     """
     running: set[asyncio.Task[None]] = set()
     come = done = 0
 
     async def one(slot: S) -> None:
         nonlocal done
-        for d in range(attempts):
-            if (await draw(slot, d)).records:
-                break
+        # Nothing can be asked for this one; the others may have their replies.
+        with suppress(NotRecorded):
+            for d in range(attempts):
+                if (await draw(slot, d)).records:
+                    break
         done += 1
         on_progress(done, come)
 
