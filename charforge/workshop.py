@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from charforge import __version__
-from charforge.llm.client import Client
+from charforge.llm.client import Client, is_local
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Reply, Request
 from charforge.models.process import run_job
@@ -27,6 +27,10 @@ class LocalWorkshop:
         self._offline = offline
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.
         self._machine = asyncio.Lock()
+
+    def lane(self, model: str) -> str:
+        """Name the endpoint that serves a model: its calls share places."""
+        return "local" if is_local(model) else model.split("/", 1)[0]
 
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer a request."""

@@ -31,6 +31,10 @@ class ScriptedWorkshop:
         self.requests: list[Request] = []
         self.jobs: list[str] = []
 
+    def lane(self, model: str) -> str:
+        """One endpoint a provider."""
+        return model.split("/", 1)[0]
+
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer as the kind of request wants it, from the words of its source."""
         del weights
