@@ -118,7 +118,16 @@ def answer(asked: str, schema: Mapping[str, Any] | None, chance: random.Random) 
         return json.dumps({"reason": "As scripted.", "score": chance.randint(1, 7)})
     if "scenes" in properties or (not properties and '{"scenes":' in asked):
         voice = _Voice(chance, _source(asked))
-        return json.dumps({"scenes": [_scene(voice) for _ in range(_scenes_wanted(asked, properties))]})
+        kinds = re.findall(r"(?m)^\d+\. (.+)$", asked)
+        scenes = [_scene(voice) for _ in range(_scenes_wanted(asked, properties))]
+        return json.dumps(
+            {
+                "scenes": [
+                    {"kind": kind, **scene}
+                    for kind, scene in zip(kinds or [""] * len(scenes), scenes, strict=False)
+                ]
+            }
+        )
     if "background" in properties or (not properties and '{"location":' in asked):
         return json.dumps(_scene(_Voice(chance, _source(asked))))
     name = re.search(r"^(\w[\w .'-]*) \(thinking\): what ", asked, re.MULTILINE)

@@ -11,7 +11,6 @@ import pytest
 from charforge import checks
 from charforge.dialogue import parse
 from charforge.stages.protective import split_setting
-from charforge.stages.scenes import read_scene
 from charforge.templates import render
 from charforge.testing import texts
 
@@ -35,7 +34,7 @@ def dialogue_prompt(scene, *, turns=(6, 60), words=600):
 
 
 def scene(n):
-    return read_scene(texts.answer(prompt("scene", kind="a quarrel"), None, random.Random(n)))
+    return json.loads(texts.answer(prompt("scene", count=1, kinds=["a quarrel"]), None, random.Random(n)))
 
 
 def broken(text, *, turns=(6, 60), words=600):
@@ -87,12 +86,15 @@ def test_a_protective_dialogue_has_a_setting_and_a_provoker():
 
 
 def test_scenes_come_one_by_one_or_as_many_as_the_schema_says():
-    asked = prompt("scene", kind="a quarrel")
+    asked = prompt("scene", count=1, kinds=["a quarrel"])
     one = {"properties": {"location": {}, "background": {}}}
     assert set(json.loads(texts.answer(asked, one, random.Random(0)))) == {"location", "background"}
-    several = {"properties": {"scenes": {"type": "array", "minItems": 5}}}
-    scenes = json.loads(texts.answer(asked, several, random.Random(0)))["scenes"]
-    assert len({scene["background"] for scene in scenes}) == 5
+    asked = prompt("scene", count=2, kinds=["a quarrel", "a lesson"])
+    several = {"properties": {"scenes": {"type": "array"}}}
+    for schema in (several, None):
+        scenes = json.loads(texts.answer(asked, schema, random.Random(0)))["scenes"]
+        assert [scene["kind"] for scene in scenes] == ["a quarrel", "a lesson"]
+        assert scenes[0]["background"] != scenes[1]["background"]
 
 
 def test_a_judge_grades_and_an_interviewer_asks():
@@ -131,4 +133,6 @@ def test_spoilt_duplicates_are_sound_and_like_each_other():
 
 @pytest.mark.parametrize("kind", [kind for kind in texts.BAD if kind != "form"])
 def test_spoilt_scenes_are_still_json(kind):
-    assert read_scene(texts.spoil(kind, prompt("scene", kind="a quarrel"), None, random.Random(0)))
+    assert read_scene(
+        texts.spoil(kind, prompt("scene", count=1, kinds=["a quarrel"]), None, random.Random(0))
+    )
