@@ -18,7 +18,7 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charforge.errors import CharForgeError
 from charforge.llm.errors import BadRequest, EndpointDown, EndpointError, NoAnswer, RefusesAll
@@ -49,6 +49,12 @@ _AFTER, _PLATEAU = 0.97, 0.99
 _RECOVERY_S = 5.0
 _PLATEAU_S = 120.0
 """Paced sending before a learned rate is tried for more."""
+_CLIMB = 0.05
+"""Growth a second while a rate is searched for; half of it after each try."""
+_DOUBT = 0.06
+"""Share of time lost to rounded-up pauses above which a measured rate may be too small."""
+_EVIDENCE_S = 30.0
+"""Of refusals that it takes to doubt a rate that was measured well."""
 _CATCH_UP = 0.5
 """Seconds of rate made up after a pause of a second or more: Retry-After is whole seconds, rounded up."""
 _SLACK_S = 0.05
@@ -174,27 +180,48 @@ class _Window:
             self._used += more
 
 
+class _Measure(NamedTuple):
+    """`n` calls let through in `span` seconds, of which `lost` were kept free without need."""
+
+    span: float
+    n: int
+    lost: float
+    rate: float
+
+    def is_good(self, pace: float) -> bool:
+        """Say whether this is the limit: long enough, without much loss, and we sent at that pace when refused."""
+        return (
+            self.n >= 30
+            and self.span >= 10.0
+            and self.lost <= _DOUBT * self.span
+            and (pace == math.inf or pace < (1 + _DOUBT) * self.rate)
+        )
+
+
 class _Rate:
     """How many calls a second the endpoint lets through, as learned from its 429s.
 
     From one release (the end of a pause it asked for) to the next a limiter lets through what it allows in that time: a
     token bucket is empty at both, a sliding window full at both, a fixed window new at both. So accepted calls / time
-    between releases is the rate, whichever it is. Only the first stretch holds the burst that a bucket started with: a short
-    one is doubted, and the rate searched for upwards; a longer one is believed, and left only rarely.
+    between releases is the rate, whichever it is, with two exceptions. The first stretch holds the burst that a bucket began
+    with. And a small bucket runs over while Retry-After, rounded up to a second, keeps us away. So a measure that is short,
+    or has many pauses in it, is doubted, and the rate searched for upwards; a better one is believed, and left only rarely.
     """
 
     def __init__(self) -> None:
         self.known = math.inf  # calls a second; inf: nothing learned
         self.trusted = False
-        self._releases: deque[tuple[float, int]] = deque(maxlen=16)  # (time, accepted by then)
+        self._releases: deque[tuple[float, int, float]] = deque(maxlen=16)  # (time, accepted, seconds lost) by then
+        self._lost = 0.0
         self._from_start = True  # the oldest of them is the first send, no release
         self._paced_s = 0.0  # sending at the allowed pace since the last release
         self._search = 1.0
+        self._climb = _CLIMB
 
     def start(self, now: float, accepted: int) -> None:
         """Begin, or begin again after idling: the endpoint may have saved up a burst."""
         self._releases.clear()
-        self._releases.append((now, accepted))
+        self._releases.append((now, accepted, self._lost))
         self._from_start = True
 
     def now(self) -> float:
@@ -215,37 +242,55 @@ class _Rate:
         """Say that a call was held back for `interval` seconds by this rate, and by nothing else."""
         self._paced_s += interval
         if not self.trusted:
-            self._search *= 1 + min(0.03, 0.05 * interval)
+            self._search *= 1 + min(0.03, self._climb * interval)
 
-    def learn(self, release: float, accepted: int, *, lone: bool, told: float) -> None:
-        """Take in a 429's pause at its end. `lone`: most calls sent after the refused one were let through."""
+    def learn(self, release: float, pause: float, accepted: int, *, lone: bool, told: float) -> None:
+        """Take in a 429 at the end of its pause of `pause` seconds. `accepted`: calls let through, ever.
+
+        `lone`: most calls sent after the refused one were let through. `told`: the rate by configuration or headers.
+        """
         before = self.now()
         releases = self._releases
         while len(releases) > 1 and (self._from_start or release - releases[0][0] > _LONG_AGO_S):
             releases.popleft()
             self._from_start = False
-        last_s, last_n = release - releases[-1][0], accepted - releases[-1][1]
-        last = last_n / max(last_s, 1e-3)
-        whole_s, whole_n = release - releases[0][0], accepted - releases[0][1]
-        whole = whole_n / max(whole_s, 1e-3)
-        if last < 0.5 * whole or (last_n >= 30 and not 0.8 < last / whole < 1.25):
-            while len(releases) > 1:  # it is another rate now
-                releases.popleft()
-            whole_s, whole_n, whole = last_s, last_n, last
-        releases.append((release, accepted))
+        self._lost += min(pause, 1.0)
+        here = (release, accepted, self._lost)
         self._paced_s, self._search = 0.0, 1.0
-        trusted = (whole_n >= 30 and whole_s >= 10.0) or whole_s >= 120.0
-        if lone:
-            # No bucket runs dry for one call only; where we are near its rate it looks so, and the measure is good.
-            if self.trusted and trusted and abs(whole / self.known - 1) < 0.05:
-                self.known = whole
+        # Of what is believed, only something long can say otherwise: a sliding window lets through by fits and starts.
+        needed = _EVIDENCE_S if self.trusted else 0.0
+        since = next((each for each in reversed(releases) if release - each[0] >= needed), None)
+        if since is None:
+            releases.append(here)
             return
-        rate = max(min(whole, before), 1 / 600)
+        recent, whole = self._measure(since, here), self._measure(releases[0], here)
+        if recent.n >= 10 and not 0.8 < recent.rate / whole.rate < 1.25:
+            while releases[0] is not since:  # it is another rate now
+                releases.popleft()
+            whole = recent
+        releases.append(here)
+        good = next((each for each in (whole, recent) if each.is_good(before)), None)
+        trusted = good is not None
+        rate = (good or whole).rate
+        if lone and (self.known == math.inf or recent.n < 10 or (self.trusted and rate < 0.7 * self.known)):
+            return  # a limit that is reached refuses more than one call
+        if not trusted and before != math.inf:
+            # Too little, if a small bucket ran over; the pace was too much, if by how much is not known.
+            rate = math.sqrt(rate * max(rate, min(before, 4 * rate)))
+            if recent.n < 10:
+                rate = max(rate, 0.8 * before)  # few calls say little
+        rate = max(min(rate, before), 1 / 600)
         # A rate that we were told is believed until a long measure, or a very different one, says otherwise.
         if rate > told * (0.95 if trusted else 0.5):
             self.known, self.trusted = math.inf, False
             return
+        self._climb = _CLIMB if trusted or before == math.inf else max(self._climb / 2, _CLIMB / 32)
         self.known, self.trusted = rate, trusted
+
+    @staticmethod
+    def _measure(since: tuple[float, int, float], here: tuple[float, int, float]) -> _Measure:
+        span, n, lost = here[0] - since[0], here[1] - since[1], here[2] - since[2]
+        return _Measure(span, n, lost, max(n, 1) / max(span, 1e-3))
 
 
 class Gate:
@@ -306,7 +351,7 @@ class Gate:
         self._limits: Limits | None = None
         self._learned = _Rate()
         self._next = self._next_tokens = -math.inf  # when the pace allows the next call
-        self._credit = 0.0
+        self._catch_up, self._credit, self._caught_up = _CATCH_UP, 0.0, -math.inf
         self._release = -math.inf  # nothing is sent before
         self._event_at = -math.inf  # when the last 429 that counts came
         self._event: int | None = None  # the serial of the call that got it, while its pause lasts
@@ -730,10 +775,18 @@ class Gate:
         after = self._sent - self._event
         lone = after > 0 and 2 * self._shower < after
         self._learned.learn(
-            self._release, self._sent - self._turned_away, lone=lone, told=self._told / _UNDER_TOLD
+            self._release,
+            self._release - self._event_at,
+            self._sent - self._turned_away,
+            lone=lone,
+            told=self._told / _UNDER_TOLD,
         )
         self._event = None
-        self._credit = _CATCH_UP * min(1.0, self._release - self._event_at)
+        # A bucket too small to save up while we paused answers the catching up with another 429.
+        if self._event_at < self._caught_up + 2.0:
+            self._catch_up /= 2
+        self._credit = self._catch_up * min(1.0, self._release - self._event_at)
+        self._caught_up = self._release
         self._next = max(self._next, self._release)
 
     def _heed(self, limits: Limits) -> None:

@@ -129,20 +129,20 @@ class Endpoint:
 
     async def __call__(self, n):
         pause = self.latency * self.random.uniform(1 - self.jitter, 1 + self.jitter)
-        await asyncio.sleep(pause * 0.25)
+        await asyncio.sleep(0.05 * pause / self.latency)
         now = clock()
         wait = self.limiter.refuse(now)
         self.log.append((now, wait is None))
         limits = Limits(requests_per_minute=600) if self.headers else None
         if wait is not None:
-            await asyncio.sleep(pause * 0.25)
+            await asyncio.sleep(0.05)
             raise Failure(
                 "overload",
                 "429 Too Many Requests",
                 retry_after=math.ceil(wait) if self.retry_after else None,
                 limits=limits,
             )
-        await asyncio.sleep(pause * 0.75)
+        await asyncio.sleep(pause)
         return Answer(Reply(text="ok", finish_reason="stop"), limits)
 
     def let_through(self, start, end):
