@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from charforge import questions, templates
+from charforge.checks import Rules
 from charforge.engine.build import Context
 from charforge.engine.digest import Action, canonical, jsonl, of_bytes
 from charforge.engine.graph import Output, Source, Stage
@@ -185,6 +186,8 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         "calls.jsonl": "calls/{}.jsonl",
     }
 
+    checked = spec.checks.rules()
+
     def generating(
         name: str,
         module: Any,
@@ -203,6 +206,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                 **ctx.params["person"],
                 **ctx.params["boundary"],
                 **ctx.params[name],
+                "rules": Rules(ctx.params["checks"]),
                 "writer": Writer(
                     **ctx.params["generator"],
                     prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
@@ -237,7 +241,13 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
             name,
             module.VERSION,
             run,
-            params={"generator": generator, "person": person, "boundary": boundary, name: dict(section)},
+            params={
+                "generator": generator,
+                "person": person,
+                "boundary": boundary,
+                "checks": {rule: checked[rule] for rule in module.applied(spec.generator.model)},
+                name: dict(section),
+            },
             inputs={**read_profile, **more, **{f"prompt:{key}": value for key, value in used.items()}},
             view={
                 f"{name}.jsonl": f"{name}.jsonl",
@@ -266,6 +276,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                 ctx.read("prompt:meta").decode(), meta_source.label, **ctx.params["person"]
             ),
             short_name=ctx.params["person"]["short_name"],
+            near_duplicate=ctx.params["near_duplicate"] or None,
             **ctx.params["dataset"],
         )
         return {"sft.jsonl": jsonl(sft), "stats.json": canonical(stats), "rejected.jsonl": _sorted(rejected)}
@@ -274,7 +285,11 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         "dataset",
         dataset.VERSION,
         run_dataset,
-        params={"person": person, "dataset": _part(spec.dataset)},
+        params={
+            "person": person,
+            "near_duplicate": checked["near-duplicate"],
+            "dataset": _part(spec.dataset),
+        },
         inputs={
             **read_profile,
             "dialogues": out("dialogues", "dialogues.jsonl"),

@@ -245,6 +245,12 @@ def test_more_scenes_cost_only_the_new_draws(desk):
     assert "protective" not in desk.calls
 
 
+def test_a_rule_touches_the_stages_that_apply_it_and_asks_nothing_again(desk):
+    ran, requests, _jobs = desk.build("checks.no-provocation=false")
+    assert ran == ["protective", "report"]  # which shows the spec
+    assert requests == []
+
+
 def test_a_written_dialogue_costs_no_generating_call(desk):
     desk.edit("written/ada.md", "You had tired of it", "You had wearied of it")
     ran, requests, jobs = desk.build()

@@ -17,7 +17,7 @@ from charforge.dialogue import ACTIONS, Turn, one_line, render_output, render_pr
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-VERSION = 1
+VERSION = 2
 
 KINDS = ("dialogue", "protective")
 
@@ -31,13 +31,14 @@ def build(
     written_protective: Sequence[Mapping[str, Any]],
     meta: str,
     short_name: str,
+    near_duplicate: float | None,
     max_words: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
     """Return (sft.jsonl, stats.json, rejected.jsonl).
 
     The sequences are records of dialogues.jsonl and protective.jsonl; `meta` is the rendered meta prompt. `max_words` limits
     prompt and output of a sample together, in words as split at white space. Samples come sorted by source id and part.
-    Written dialogues come first where two are near-duplicates. Never fails: a bad record is rejected.
+    Written dialogues come first where two are near-duplicates, at that likeness (None: all are kept). Never fails: a bad record is rejected.
     """
     sources = [
         *(
@@ -54,7 +55,7 @@ def build(
     samples: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     figures = {kind: _Figures() for kind in (*KINDS, "all")}
-    accepted = checks.Accepted()
+    accepted = checks.Accepted(near_duplicate or 0)
     for kind, record in sources:
         turns = [Turn(turn["role"], turn["action"], one_line(turn["content"])) for turn in record["turns"]]
         text = "\n".join(turn.content for turn in turns)

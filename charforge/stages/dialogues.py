@@ -20,7 +20,7 @@ from charforge.stages.slots import Account, Drawn, Generated, Slot, Writer, ende
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from charforge.checks import Broken
+    from charforge.checks import Broken, Rules
     from charforge.dialogue import Parsed
     from charforge.llm.request import Answered
 
@@ -38,6 +38,25 @@ def templates(model: str) -> dict[str, str]:
     return dict(retelling.PROMPTS) if small(model) else {"dialogue": "dialogue.j2"}
 
 
+def applied(model: str) -> tuple[str, ...]:
+    """Return the rules that this stage applies and a spec can switch off."""
+    if small(model):
+        return (*retelling.RULES, "near-duplicate")
+    return (*SPOKEN, "assistant-talk", "ungrounded", "anachronism", "near-duplicate")
+
+
+SPOKEN = (
+    "length",
+    "character-silent",
+    "foreign-language",
+    "third-person",
+    "copied-prompt",
+    "copied-paragraph",
+    "repetition",
+)
+"""The rules of `spoken_rules`."""
+
+
 async def generate(
     *,
     profile: Mapping[str, Any],
@@ -51,6 +70,7 @@ async def generate(
     min_turns: int,
     max_turns: int,
     min_words: int,
+    rules: Rules,
     writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> Generated:
@@ -65,8 +85,9 @@ async def generate(
         count=len(scenes),
         attempts=attempts,
         min_yield=min_yield,
-        draw=_drawing(profile, (name, short_name), knows_until, never, limits, writer),
+        draw=_drawing(profile, (name, short_name), knows_until, never, limits, rules, writer),
         text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
+        near_duplicate=rules.limit("near-duplicate") or None,
         on_progress=on_progress,
     )
 
@@ -84,13 +105,14 @@ async def ahead(
     min_turns: int,
     max_turns: int,
     min_words: int,
+    rules: Rules,
     writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Make the calls that `generate` will make, for scenes that still arrive. Raises what a call raises."""
     del min_yield  # of the whole; nothing is decided here
     limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
-    draw = _drawing(profile, (name, short_name), knows_until, never, limits, writer)
+    draw = _drawing(profile, (name, short_name), knows_until, never, limits, rules, writer)
     await slots.ahead(scenes, attempts=attempts, draw=draw, on_progress=on_progress)
 
 
@@ -100,6 +122,7 @@ def _drawing(
     until: str,
     never: Sequence[str],
     limits: Mapping[str, int],
+    rules: Rules,
     writer: Writer,
 ) -> Callable[[Mapping[str, Any], int], Awaitable[Drawn]]:
     """Return how the d-th dialogue of a scene is drawn."""
@@ -112,11 +135,12 @@ def _drawing(
         slot = Slot(paragraphs[scene["paragraph"]], scene["n"])
         if not small(writer.model):
             return await _dialogue(
-                writer, scene, slot, d, names=names, until=until, never=never, limits=limits
+                writer, scene, slot, d, names=names, until=until, never=never, limits=limits, rules=rules
             )
         text = str(slot.paragraph["text"])
         teller = Teller(
             writer=writer,
+            rules=rules,
             names=names,
             who=who,
             paragraph=text,
@@ -141,6 +165,7 @@ async def _dialogue(
     until: str,
     never: Sequence[str],
     limits: Mapping[str, int],
+    rules: Rules,
 ) -> Drawn:
     paragraph = str(slot.paragraph["text"])
     answered = await writer.write(
@@ -162,12 +187,24 @@ async def _dialogue(
     spoken = "\n".join(turn.content for turn in turns)
     broken = (
         ended(answered)
+        or rules.first(refused=None if turns else checks.refusal(answered.reply.text))
         or spoken_rules(
-            parsed, turns, names, paragraph=paragraph, own_words=writer.own_words("dialogue"), limits=limits
+            parsed,
+            turns,
+            names,
+            rules,
+            paragraph=paragraph,
+            own_words=writer.own_words("dialogue"),
+            limits=limits,
         )
-        or checks.first(
+        or rules.first(
             assistant_talk=checks.assistant_talk(spoken),
-            ungrounded=checks.ungrounded(spoken, f"{paragraph}\n{scene['background']}", besides=names),
+            ungrounded=checks.ungrounded(
+                spoken,
+                f"{paragraph}\n{scene['background']}",
+                least=rules.words("ungrounded"),
+                besides=names,
+            ),
             anachronism=checks.anachronism(spoken, never=never, until=until),
         )
     )
@@ -184,6 +221,7 @@ def spoken_rules(
     parsed: Parsed,
     turns: Sequence[Turn],
     names: tuple[str, str],
+    rules: Rules,
     *,
     paragraph: str,
     own_words: str,
@@ -192,14 +230,14 @@ def spoken_rules(
     """Return the first rule that holds for every whole dialogue of a capable model and that this one breaks."""
     spoken = "\n".join(turn.content for turn in turns)
     own = [turn.content for turn in turns if turn.role == names[1]]
-    return checks.first(
+    return rules.first(
         format=checks.dialogue_form(parsed),
         length=checks.length(turns, **limits),
         character_silent=checks.character_silent(turns, names[1]),
         foreign_language=checks.foreign_language(spoken, paragraph),
         third_person=next((detail for text in own if (detail := checks.third_person(text, names))), None),
-        copied_prompt=checks.copied(spoken, own_words, checks.COPIED_PROMPT),
-        copied_paragraph=checks.copied(spoken, paragraph, checks.COPIED_PARAGRAPH),
+        copied_prompt=checks.copied(spoken, own_words, rules.words("copied-prompt")),
+        copied_paragraph=checks.copied(spoken, paragraph, rules.words("copied-paragraph")),
         repetition=checks.repetition(spoken),
     )
 
@@ -232,11 +270,11 @@ async def _small_dialogue(
     for exchange in told:
         turns.append(Turn(VISITOR, "speaking", exchange.question or ""))
         turns.append(Turn(teller.short_name, "speaking", exchange.answer or ""))
-    short = checks.length(turns, **limits)
-    if short:
+    short = teller.rules.first(length=checks.length(turns, **limits))
+    if short or not told:
         # What passed is kept and what is missing is asked for in the next draw.
-        if told and told[-1].answered:
-            account.reject(f"{teller.identity}/{d}", checks.Broken("length", short), told[-1].answered)
+        if short and told and told[-1].answered:
+            account.reject(f"{teller.identity}/{d}", short, told[-1].answered)
         return Drawn([], account)
     account.calls = [call for exchange in told for call in exchange.calls]
     return Drawn([_record(scene, slot, d, turns)], account, told[-1].answered)

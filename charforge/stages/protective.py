@@ -16,7 +16,7 @@ from charforge import checks
 from charforge.dialogue import Turn, one_line
 from charforge.evidence import content_words, stem, words
 from charforge.stages import retelling
-from charforge.stages.dialogues import VISITOR, drawn, read_turns, related, spoken_rules
+from charforge.stages.dialogues import SPOKEN, VISITOR, drawn, read_turns, related, spoken_rules
 from charforge.stages.retelling import Exchange, Teller, joined, place_schema
 from charforge.stages.scenes import tellable
 from charforge.stages.slots import (
@@ -34,7 +34,7 @@ from charforge.stages.slots import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from charforge.checks import Broken
+    from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
 VERSION = 2
@@ -69,6 +69,12 @@ def templates(model: str) -> dict[str, str]:
     return own | {key: retelling.PROMPTS[key] for key in ("answer", "question")}
 
 
+def applied(model: str) -> tuple[str, ...]:
+    """Return the rules that this stage applies and a spec can switch off."""
+    own = ("assistant-talk", "no-provocation", "anachronism", "near-duplicate")
+    return (*retelling.RULES, *own) if small(model) else (*SPOKEN, *own)
+
+
 async def generate(
     *,
     profile: Mapping[str, Any],
@@ -79,6 +85,7 @@ async def generate(
     count: int | None,
     attempts: int,
     min_yield: float,
+    rules: Rules,
     writer: Writer,
     on_progress: Callable[[int, int], None],
 ) -> Generated:
@@ -98,10 +105,11 @@ async def generate(
 
     async def draw(slot: Slot, d: int) -> Drawn:
         if not small(writer.model):
-            return await _protective(writer, slot, d, names=names, until=knows_until, never=never)
+            return await _protective(writer, rules, slot, d, names=names, until=knows_until, never=never)
         text = str(slot.paragraph["text"])
         teller = Teller(
             writer=writer,
+            rules=rules,
             names=names,
             who=who,
             paragraph=text,
@@ -121,6 +129,7 @@ async def generate(
         min_yield=min_yield,
         draw=draw,
         text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
+        near_duplicate=rules.limit("near-duplicate") or None,
         on_progress=on_progress,
     )
 
@@ -135,7 +144,14 @@ def provocation(slot: Slot, short_name: str, *, until: str, never: Sequence[str]
 
 
 async def _protective(
-    writer: Writer, slot: Slot, d: int, *, names: tuple[str, str], until: str, never: Sequence[str]
+    writer: Writer,
+    rules: Rules,
+    slot: Slot,
+    d: int,
+    *,
+    names: tuple[str, str],
+    until: str,
+    never: Sequence[str],
 ) -> Drawn:
     style, tried = provocation(slot, names[1], until=until, never=never)
     paragraph = str(slot.paragraph["text"])
@@ -159,11 +175,20 @@ async def _protective(
     own = "\n".join(turn.content for turn in turns if turn.role == names[1])
     broken = (
         ended(answered)
-        or checks.first(format=None if setting else "no Location and Status before the first turn")
-        or spoken_rules(
-            parsed, turns, names, paragraph=paragraph, own_words=writer.own_words("protective"), limits=limits
+        or rules.first(
+            refused=None if turns else checks.refusal(answered.reply.text),
+            format=None if setting else "no Location and Status before the first turn",
         )
-        or checks.first(
+        or spoken_rules(
+            parsed,
+            turns,
+            names,
+            rules,
+            paragraph=paragraph,
+            own_words=writer.own_words("protective"),
+            limits=limits,
+        )
+        or rules.first(
             # The provoker may well talk of assistants and programs; the character may not.
             assistant_talk=checks.assistant_talk(own),
             no_provocation=checks.no_provocation(turns, names[1], tried),
@@ -273,7 +298,7 @@ async def _modern(
         )
         account.asked += 1
         text = joined(cue, one_line(answered.reply.text))
-        broken = ended(answered) or checks.first(
+        broken = ended(answered) or teller.rules.first(
             format=None if text.endswith("?") and text.count("?") == 1 else "not one question",
             length=checks.word_count(text, least=3, most=20),
             copied_prompt=checks.copied(
@@ -298,7 +323,7 @@ async def _modern(
         text = joined(cue, one_line(answered.reply.text))
         broken = (
             ended(answered)
-            or checks.first(
+            or teller.rules.first(
                 copied_prompt=checks.copied(
                     answered.reply.text, teller.writer.own_words("puzzled"), retelling.COPIED_EXAMPLE
                 )
@@ -319,7 +344,7 @@ def _broken_puzzled(
     turns = [Turn(VISITOR, "speaking", question), Turn(teller.short_name, "speaking", text)]
     named = stems | {"mean", "say", "speak"}
     added = [word for word in teller.foreign_words(text) if word not in stems | set(content_words(question))]
-    return checks.first(
+    return teller.rules.first(
         format=checks.text_form(text) or (None if text[-1:] in ".!?" else "no whole sentence"),
         length=checks.word_count(text, least=3, most=36),
         repetition=checks.repetition(text),

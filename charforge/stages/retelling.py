@@ -25,9 +25,12 @@ from charforge.stages.slots import ended
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from charforge.checks import Broken
+    from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
     from charforge.stages.slots import Account, Writer
+
+RULES = ("length", "third-person", "copied-prompt", "repetition", "ungrounded")
+"""The rules that a `Teller` applies to answers and questions."""
 
 PROMPTS = {
     "answer": "embedded/answer.j2",
@@ -240,6 +243,7 @@ class Teller:
     """What is the same for all exchanges of one record."""
 
     writer: Writer
+    rules: Rules
     names: Sequence[str]
     who: str
     paragraph: str
@@ -297,7 +301,7 @@ class Teller:
 
     def broken_answer(self, answered: Answered, text: str, fact: Fact) -> Broken | None:
         """Return the rule that an answer breaks."""
-        return ended(answered) or checks.first(
+        return ended(answered) or self.rules.first(
             format=_sentence(text, ".!"),
             length=checks.word_count(text, least=4, most=45),
             copied_prompt=checks.copied(text, self.writer.own_words("answer"), COPIED_EXAMPLE),
@@ -314,7 +318,7 @@ class Teller:
             if word not in _ASKED and word not in set(content_words(self.paragraph))
         ]
         number = re.match(r"How (?:many|much|old|long)\b", text) and not any(c.isdigit() for c in answer)
-        return ended(answered) or checks.first(
+        return ended(answered) or self.rules.first(
             format=_sentence(text, "?") or (None if said & {"you", "your"} else "not put to anybody"),
             length=checks.word_count(text, least=4, most=24),
             third_person=f"says {min(said & _FIRST)}" if said & _FIRST else None,

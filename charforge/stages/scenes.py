@@ -1,6 +1,6 @@
 """Scenes: settings in which the character could have spoken, each drawn from one paragraph of the profile.
 
-A capable model imagines a scene of a given kind as one JSON object. A small one chooses a place (constrained JSON) and says
+A capable model imagines a scene of a given kind as one JSON object, or a list of scenes of different kinds. A small one chooses a place (constrained JSON) and says
 what a visitor asks about (a few words), which is all it can do. Knows slots, prompts and rules; no store and no file.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
@@ -33,7 +34,7 @@ from charforge.stages.slots import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from charforge.checks import Broken
+    from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
 VERSION = 2
@@ -58,10 +59,29 @@ VISIT = "visit"
 MIN_FACTS = 2
 """Facts that a paragraph must hold for a small model: a dialogue of it retells them."""
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"location": {"type": "string"}, "background": {"type": "string"}},
     "required": ["location", "background"],
+    "additionalProperties": False,
+}
+
+
+LIST_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "scenes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                # Providers that enforce a schema want every key required; the reader takes scenes without a kind too.
+                "properties": {"kind": {"type": "string", "enum": list(KINDS)}, **SCHEMA["properties"]},
+                "required": ["kind", "location", "background"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["scenes"],
     "additionalProperties": False,
 }
 
@@ -75,6 +95,13 @@ def templates(model: str) -> dict[str, str]:
     )
 
 
+def applied(model: str) -> tuple[str, ...]:
+    """Return the rules that this stage applies and a spec can switch off."""
+    both = ("length", "copied-prompt", "repetition", "ungrounded", "near-duplicate")
+    more = ("assistant-talk", "foreign-language", "copied-paragraph", "anachronism")
+    return both if small(model) else (*both, *more)
+
+
 async def generate(
     *,
     profile: Mapping[str, Any],
@@ -86,30 +113,34 @@ async def generate(
     attempts: int,
     min_yield: float,
     per_call: int,
+    rules: Rules,
     writer: Writer,
     on_progress: Callable[[int, int], None],
     on_passed: Callable[[dict[str, Any]], None] = lambda _scene: None,
 ) -> Generated:
     """Draw `count` scenes over the paragraphs of the profile and return scenes.jsonl and what goes with it.
 
+    A capable model is asked for `per_call` scenes at once: a list that is shorter is no fault, what is longer is surplus.
     `writer.prompts` holds the sources of `templates(writer.model)` by key; `on_passed` hears of each scene as soon as it
     may be used. Raises CharForgeError as `slots.fill` does.
     """
     names = (name, short_name)
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
-    slots = paragraph_slots(profile["paragraphs"], count)
     same = asks(short_name) if small(writer.model) else ""  # what all of a small model's backgrounds share
 
     if small(writer.model):
+        per_call = 1
         slots = tellable(profile, names, count, min_yield)
 
         async def draw(slot: Slot, d: int) -> Drawn:
-            return await _small_scene(writer, slot, d, names=names, profile=whole)
+            return await _small_scene(writer, rules, slot, d, names=names, profile=whole)
 
     else:
+        slots = paragraph_slots(profile["paragraphs"], -(-count // per_call))
+        teller = _Teller(writer, rules, names, knows_until, never, per_call)
 
         async def draw(slot: Slot, d: int) -> Drawn:
-            return await _scene(writer, slot, d, names=names, until=knows_until, never=never)
+            return await teller.scenes(slot, d)
 
     return await fill(
         slots,
@@ -118,6 +149,8 @@ async def generate(
         attempts=attempts,
         min_yield=min_yield,
         draw=draw,
+        per_slot=per_call,
+        near_duplicate=rules.limit("near-duplicate") or None,
         text=lambda record: f"{record['location']} {record['background'].removeprefix(same)}",
         on_progress=on_progress,
         on_passed=on_passed,
@@ -149,66 +182,142 @@ def tellable(profile: Mapping[str, Any], names: Sequence[str], count: int, min_y
     return [Slot(chosen[i % len(chosen)], i // len(chosen)) for i in range(LIMIT * count)]
 
 
-async def _scene(
-    writer: Writer, slot: Slot, d: int, *, names: tuple[str, str], until: str, never: Sequence[str]
-) -> Drawn:
-    kind = slot.choose(KINDS, "kind")
-    paragraph = str(slot.paragraph["text"])
-    answered = await writer.write(
-        "scene",
-        {
-            "name": names[0],
-            "short_name": names[1],
-            "paragraph": paragraph,
-            "kind": kind,
-            "until": until,
-            "never": list(never),
-        },
-        draw=slot.draw(d),
-        schema=SCHEMA,
-    )
-    account = Account.of(f"scene/{slot.name}/{d}", answered)
-    found = read_scene(answered.reply.text)
-    record = _record(slot, d, kind.removeprefix("a ").removeprefix("an "), **found) if found else None
-    text = "" if record is None else f"{record['location']}\n{record['background']}"
-    broken = ended(answered) or checks.first(
-        format="no JSON object with location and background" if record is None else checks.text_form(text),
-        length=checks.word_count(text, least=10, most=220),
-        assistant_talk=checks.assistant_talk(text),
-        foreign_language=checks.foreign_language(text, paragraph),
-        copied_prompt=checks.copied(text, writer.own_words("scene"), checks.COPIED_PROMPT),
-        copied_paragraph=checks.copied(text, paragraph, checks.COPIED_PARAGRAPH),
-        repetition=checks.repetition(text),
-        ungrounded=checks.ungrounded(text, paragraph, besides=names),
-        anachronism=checks.anachronism(text, never=never, until=until),
-    )
-    return _drawn(slot, d, record, broken, account, answered)
+@dataclass(frozen=True, slots=True)
+class _Teller:
+    """What is the same for all scenes of a capable model."""
 
+    writer: Writer
+    rules: Rules
+    names: tuple[str, str]
+    until: str
+    never: Sequence[str]
+    per_call: int
 
-def read_scene(text: str) -> dict[str, str] | None:
-    """Return {"location", "background"} from a reply: a JSON object anywhere in it, or lines `Location:` and `Background:`.
-
-    None where there is neither, or one of the two is empty.
-    """
-    values: Any = None
-    start = text.find("{")
-    if start >= 0:
-        try:
-            values, _ = json.JSONDecoder().raw_decode(text[start:])
-        except (ValueError, RecursionError):
-            values = None
-    if not isinstance(values, dict):
-        lines = re.findall(
-            r"^[*_\s]*(Location|Background|Status)[*_\s]*:[*_]*(.*)$", text, re.IGNORECASE | re.MULTILINE
+    async def scenes(self, slot: Slot, d: int) -> Drawn:
+        """Ask for a paragraph's n-th scene, or its n-th list of scenes, and judge each scene by itself."""
+        kinds = [each.choose(KINDS, "kind") for each in self._each(slot)]
+        answered = await self.writer.write(
+            "scene",
+            {
+                "name": self.names[0],
+                "short_name": self.names[1],
+                "paragraph": str(slot.paragraph["text"]),
+                "count": self.per_call,
+                "kinds": kinds,
+                "until": self.until,
+                "never": list(self.never),
+            },
+            draw=slot.draw(d),
+            schema=SCHEMA if self.per_call == 1 else LIST_SCHEMA,
         )
-        values = {key.lower().replace("status", "background"): value for key, value in lines}
-    found = {
-        key: one_line(values[key]) for key in ("location", "background") if isinstance(values.get(key), str)
-    }
+        identity = f"scene/{slot.name}"
+        account = Account.of(f"{identity}/{d}", answered)
+        text = answered.reply.text
+        # Of a list that was cut off not even the whole scenes are taken: what a model would have gone on to is unknown.
+        items = [] if ended(answered) else read_scenes(text)
+        broken = ended(answered) or self.rules.first(
+            refused=None if items else checks.refusal(text),
+            format=None if items else "no JSON object with location and background",
+        )
+        if broken:
+            account.reject(f"{identity}/{d}", broken, answered)
+            return Drawn([], account)
+        records = []
+        for k, item in enumerate(items):
+            found = read_scene(item)
+            kind = item.get("kind") if item.get("kind") in KINDS else kinds[k % self.per_call]
+            record = {
+                "id": identity if self.per_call == 1 and k == 0 else f"{identity}/{k}",
+                "n": slot.n * self.per_call + k,
+                **_record(slot, d, str(kind).removeprefix("a ").removeprefix("an "), found or {}),
+            }
+            broken = (
+                checks.Broken("surplus", f"{self.per_call} were asked for")
+                if k >= self.per_call
+                else self._broken(found, str(slot.paragraph["text"]))
+            )
+            if broken:
+                shown = answered if len(items) == 1 else _one_of(answered, item)
+                account.reject(f"{record['id']}/{d}", broken, shown)
+            else:
+                records.append(record)
+        if records:
+            account.calls.append(answered.call)
+        return Drawn(records, account, answered)
+
+    def _each(self, slot: Slot) -> list[Slot]:
+        """Return the slot as if each scene of its list had one of its own: these have different kinds."""
+        return [Slot(slot.paragraph, slot.n * self.per_call + k) for k in range(self.per_call)]
+
+    def _broken(self, found: Mapping[str, str] | None, paragraph: str) -> Broken | None:
+        if found is None:
+            return checks.Broken("format", "no location or no background")
+        text = f"{found['location']}\n{found['background']}"
+        rules = self.rules
+        return rules.first(
+            format=checks.text_form(text),
+            length=checks.word_count(text, least=10, most=220),
+            assistant_talk=checks.assistant_talk(text),
+            foreign_language=checks.foreign_language(text, paragraph),
+            copied_prompt=checks.copied(text, self.writer.own_words("scene"), rules.words("copied-prompt")),
+            copied_paragraph=checks.copied(text, paragraph, rules.words("copied-paragraph")),
+            repetition=checks.repetition(text),
+            ungrounded=checks.ungrounded(
+                text, paragraph, least=rules.words("ungrounded"), besides=self.names
+            ),
+            anachronism=checks.anachronism(text, never=self.never, until=self.until),
+        )
+
+
+def _one_of(answered: Answered, item: Mapping[str, Any]) -> Answered:
+    """Return a reply as if it had held one scene of its list only: what is rejected is to be seen by itself."""
+    text = json.dumps(item, ensure_ascii=False)
+    return replace(answered, reply=replace(answered.reply, text=text))
+
+
+def read_scenes(text: str) -> list[dict[str, Any]]:
+    """Return what may be scenes in a reply, in order: JSON objects, in a list or one after another, or groups of lines.
+
+    A group has lines `Location:` and `Background:` (or `Status:`), and maybe `Kind:`. What is in a list and no object is an
+    empty scene here, so that it counts.
+    """
+    found: list[Any] = []
+    decoder = json.JSONDecoder()
+    at = 0
+    while len(found) < MAX_OBJECTS and (start := _JSON.search(text, at)) is not None:
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            break  # and not on from the next brace: half an object is none, and its inner ones are not what was asked for
+        listed = value.get("scenes", value) if isinstance(value, dict) else value
+        found += listed if isinstance(listed, list) else [listed]
+    if any(isinstance(each, dict) for each in found):
+        return [each if isinstance(each, dict) else {} for each in found]
+    groups: list[dict[str, Any]] = []
+    for key, value in _LINE.findall(text):
+        name = {"status": "background", "type": "kind"}.get(key.lower(), key.lower())
+        if not groups or name in groups[-1]:
+            groups.append({})
+        groups[-1][name] = value
+    return groups
+
+
+MAX_OBJECTS = 200
+_JSON = re.compile(r"[{\[](?=\s*[{\"\]}])")
+_LINE = re.compile(
+    r"^[*_\s#\d.)-]*(Kind|Type|Location|Background|Status)[*_\s]*:[*_]*(.*)$", re.IGNORECASE | re.MULTILINE
+)
+
+
+def read_scene(item: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return {"location", "background"} of one scene, each on one line; None where one of them is missing or empty."""
+    found = {key: one_line(item[key]) for key in ("location", "background") if isinstance(item.get(key), str)}
     return found if len(found) == 2 and all(found.values()) else None
 
 
-async def _small_scene(writer: Writer, slot: Slot, d: int, *, names: tuple[str, str], profile: str) -> Drawn:
+async def _small_scene(
+    writer: Writer, rules: Rules, slot: Slot, d: int, *, names: tuple[str, str], profile: str
+) -> Drawn:
     name, short_name = names
     paragraph = str(slot.paragraph["text"])
     place, topic = await asyncio.gather(
@@ -233,13 +342,17 @@ async def _small_scene(writer: Writer, slot: Slot, d: int, *, names: tuple[str, 
     if location is None:
         missing = ended(place) or checks.Broken("format", "no JSON object with a room")
         return _drawn(slot, d, None, missing, account, place)
-    record = _record(slot, d, VISIT, location=location, background=background)
+    record = {
+        "id": f"scene/{slot.name}",
+        "n": slot.n,
+        **_record(slot, d, VISIT, {"location": location, "background": background}),
+    }
     said = content_words(text)
     unknown = [word for word in said if word not in content_words(paragraph)]
     account.calls.append(place.call)
     broken = (
         ended(topic)
-        or checks.first(
+        or rules.first(
             format=checks.text_form(text) or (None if text.endswith(".") else "no whole sentence"),
             length=checks.word_count(text, least=2, most=20),
             copied_prompt=checks.copied(background, writer.own_words("topic"), COPIED_EXAMPLE),
@@ -248,20 +361,17 @@ async def _small_scene(writer: Writer, slot: Slot, d: int, *, names: tuple[str, 
             if unknown
             else checks.ungrounded(text, paragraph, least=1),
         )
-        or checks.first(ungrounded=checks.unknown_names(text, [profile]))
+        or rules.first(ungrounded=checks.unknown_names(text, [profile]))
     )
     return _drawn(slot, d, record, broken, account, topic)
 
 
-def _record(slot: Slot, d: int, kind: str, *, location: str, background: str) -> dict[str, Any]:
+def _record(slot: Slot, d: int, kind: str, found: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "id": f"scene/{slot.name}",
         "kind": "generated",
         "type": kind,
-        "location": location,
-        "background": background,
+        **found,
         "paragraph": slot.paragraph["id"],
-        "n": slot.n,
         "draw": d,
     }
 

@@ -34,7 +34,9 @@ HELLO = dialogue(
 )
 
 
-def build(*, written=(), written_protective=(), dialogues=(), protective=(), max_words=100):
+def build(
+    *, written=(), written_protective=(), dialogues=(), protective=(), near_duplicate=0.5, max_words=100
+):
     return dataset.build(
         profile=PROFILE,
         dialogues=dialogues,
@@ -43,8 +45,15 @@ def build(*, written=(), written_protective=(), dialogues=(), protective=(), max
         written_protective=written_protective,
         meta=META,
         short_name="Anna",
+        near_duplicate=near_duplicate,
         max_words=max_words,
     )
+
+
+def test_near_duplicates_stay_where_the_spec_says_so():
+    again = {**HELLO, "id": "dialogue/a/0"}
+    assert len(build(written=[HELLO], dialogues=[again])[0]) == 1
+    assert len(build(written=[HELLO], dialogues=[again], near_duplicate=None)[0]) == 2
 
 
 def test_a_sample_is_prompt_output_kind_and_source():

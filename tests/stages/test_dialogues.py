@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from charforge import spec
+from charforge.checks import ALWAYS, Rules
 from charforge.errors import CharForgeError
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import dialogues
 from charforge.stages.slots import Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
+CHECKS = spec.preset_document("paper").value["checks"]
 THINGS = ("lantern", "harbour", "rope", "oil", "winter", "gull")
 
 GOOD = """**Aunt (speaking):** Give me the {thing}, Anna! It was never yours.
@@ -87,7 +90,14 @@ class Model:
         return {json.dumps(request.params(), sort_keys=True) for request in self.requests}
 
 
-def arguments(model: Model, *, generator="openai/x", attempts=2, min_yield=0.0, min_turns=4, min_words=30):
+def rules(generator, checks):
+    """Only the stage's own: asking for another is a KeyError."""
+    return Rules({rule: {**CHECKS, **(checks or {})}[rule] for rule in dialogues.applied(generator)})
+
+
+def arguments(
+    model: Model, *, generator="openai/x", attempts=2, min_yield=0.0, min_turns=4, min_words=30, checks=None
+):
     return {
         "name": "Anna Berg",
         "short_name": "Anna",
@@ -98,6 +108,7 @@ def arguments(model: Model, *, generator="openai/x", attempts=2, min_yield=0.0, 
         "min_turns": min_turns,
         "max_turns": 12,
         "min_words": min_words,
+        "rules": rules(generator, checks),
         "writer": Writer(
             model=generator,
             weights=None,
@@ -177,46 +188,83 @@ def rule_for(text: str | Reply) -> tuple[str, str]:
 FINE = GOOD.format(thing="lantern", other="gull")
 
 
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        (Reply(text="", finish_reason="malformed"), "malformed"),
-        ("", "empty"),
-        (Reply(text="", finish_reason="filtered"), "refused"),
-        ("I cannot write that.", "format"),
-        (FINE + "\nUncle: Hm.", "format"),
-        (FINE[:140], "length"),
-        (FINE.replace("Anna Berg", "Berta"), "character-silent"),
-        (FINE.replace("Aunt", "Anna"), "character-silent"),
-        (FINE.replace("The lantern stays", "Anna was always cross. The lantern stays"), "third-person"),
-        (FINE.replace("She has been", "How can I help you? She has been"), "assistant-talk"),
-        (
-            FINE.replace(
-                "Look at it",
-                "Answer the one before it and move the scene: somebody asks, resists, gives in, remembers. Look",
-            ),
-            "copied-prompt",
+BAD = [
+    (Reply(text="", finish_reason="malformed"), "malformed"),
+    ("", "empty"),
+    (Reply(text="", finish_reason="filtered"), "refused"),
+    ("I cannot write that.", "refused"),
+    ("It was a cold night.", "format"),
+    (FINE + "\nUncle: Hm.", "format"),
+    (FINE[:140], "length"),
+    (FINE.replace("Anna Berg", "Berta"), "character-silent"),
+    (FINE.replace("Aunt", "Anna"), "character-silent"),
+    (FINE.replace("The lantern stays", "Anna was always cross. The lantern stays"), "third-person"),
+    (FINE.replace("She has been", "How can I help you? She has been"), "assistant-talk"),
+    (
+        FINE.replace(
+            "Look at it",
+            "Answer the one before it and move the scene: somebody asks, resists, gives in, remembers. Look",
         ),
-        (
-            FINE.replace(
-                "She has",
-                "So I kept a lantern and a gull in Bergen. In 1850 she sold the lantern to her aunt. She has",
-            ),
-            "copied-paragraph",
+        "copied-prompt",
+    ),
+    (
+        FINE.replace(
+            "She has",
+            "So I kept a lantern and a gull in Bergen. In 1850 she sold the lantern to her aunt. She has",
         ),
-        (FINE + "\n\n" + FINE, "repetition"),
-        (
-            FINE.replace("lantern", "table")
-            .replace("gull", "table")
-            .replace("Aunt (", "Uncle (")
-            .replace("aunt", "uncle"),
-            "ungrounded",
-        ),
-        (FINE.replace("Look at it", "Turn on the radio"), "anachronism"),
-    ],
-)
+        "copied-paragraph",
+    ),
+    (FINE + "\n\n" + FINE, "repetition"),
+    (
+        FINE.replace("lantern", "table")
+        .replace("gull", "table")
+        .replace("Aunt (", "Uncle (")
+        .replace("aunt", "uncle"),
+        "ungrounded",
+    ),
+    (FINE.replace("Look at it", "Turn on the radio"), "anachronism"),
+    (
+        "Aunt (speaking): Wo ist die lantern? Ich will sie haben, und das ist nicht zu viel, mit dem gull für dich.\n"
+        "Anna (speaking): Sie ist nicht hier, und ich habe sie auch nicht. Der Mann hat sie mir aus dem Haus genommen.\n"
+        "Aunt (speaking): Das ist nicht wahr, Anna, und das wird dir auch noch leid tun.\n"
+        "Anna (speaking): Dann wird es so sein. Aber du gehst jetzt, und zwar ohne die lantern.",
+        "foreign-language",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "rule"), BAD)
 def test_each_bad_reply_is_rejected_by_its_rule(text, rule):
     assert rule_for(text)[0] == rule
+
+
+@pytest.mark.parametrize(("text", "rule"), [bad for bad in BAD if bad[1] not in ALWAYS])
+def test_a_rule_that_is_switched_off_rejects_nothing(text, rule):
+    made = run(Model(lambda request: text), count=1, attempts=1, checks={rule: False})
+    assert rule not in made.yield_["rejected"]
+
+
+def test_every_rule_of_the_stage_is_among_those_tried():
+    tried = {rule for _, rule in BAD} | {"near-duplicate"}
+    assert set(dialogues.applied("openai/x")) == tried - ALWAYS
+
+
+def test_a_rule_takes_the_limit_of_the_spec():
+    said = FINE.replace(
+        "She has", "So I kept a lantern and a gull in Bergen. In 1850 she sold the lantern to. She has"
+    )
+    assert run(Model(lambda _: said), count=1, attempts=1, checks={"copied-paragraph": 15}).yield_[
+        "rejected"
+    ] == {"copied-paragraph": 1}
+    assert run(Model(lambda _: said), count=1, attempts=1, checks={"copied-paragraph": 16}).records
+
+
+def test_near_duplicates_stay_where_the_spec_says_so():
+    off = {"ungrounded": False}
+    made = run(Model(lambda _: FINE), count=2, attempts=1, checks=off)
+    assert made.yield_["rejected"] == {"near-duplicate": 1}
+    made = run(Model(lambda _: FINE), count=2, attempts=1, checks={**off, "near-duplicate": False})
+    assert len(made.records) == 2
 
 
 def test_a_reply_that_was_cut_off_is_asked_for_once_more_with_more_room():

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from charforge import spec
+from charforge.checks import Rules
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import protective
 from charforge.stages.slots import Slot, Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
+CHECKS = spec.preset_document("paper").value["checks"]
 THINGS = ("lantern", "harbour", "rope", "oil", "winter", "gull")
 
 GOOD = """Location: The lamp room, Bergen
@@ -73,7 +76,12 @@ class Model:
         return {json.dumps(request.params(), sort_keys=True) for request in self.requests}
 
 
-def run(model: Model, *, of=None, count=3, generator="openai/x", attempts=1, never=("radio",)):
+def rules(generator, checks):
+    """Only the stage's own: asking for another is a KeyError."""
+    return Rules({rule: {**CHECKS, **(checks or {})}[rule] for rule in protective.applied(generator)})
+
+
+def run(model: Model, *, of=None, count=3, generator="openai/x", attempts=1, never=("radio",), checks=None):
     return asyncio.run(
         protective.generate(
             profile=of or profile(),
@@ -84,6 +92,7 @@ def run(model: Model, *, of=None, count=3, generator="openai/x", attempts=1, nev
             count=count,
             attempts=attempts,
             min_yield=0.0,
+            rules=rules(generator, checks),
             writer=Writer(
                 model=generator,
                 weights=None,

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from charforge import spec
+from charforge.checks import Rules
 from charforge.errors import CharForgeError
 from charforge.llm.request import Answered, Reply, Request
 from charforge.stages import scenes
 from charforge.stages.slots import Writer
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
+CHECKS = spec.preset_document("paper").value["checks"]
 WORDS = (
     "lantern",
     "harbour",
@@ -83,7 +86,23 @@ class Model:
         return {json.dumps(request.params(), sort_keys=True) for request in self.requests}
 
 
-def run(model: Model, *, of=None, count=4, generator="openai/x", attempts=2, min_yield=0.0, never=("radio",)):
+def rules(generator, checks):
+    """Only the stage's own: asking for another is a KeyError."""
+    return Rules({rule: {**CHECKS, **(checks or {})}[rule] for rule in scenes.applied(generator)})
+
+
+def run(
+    model: Model,
+    *,
+    of=None,
+    count=4,
+    generator="openai/x",
+    attempts=2,
+    min_yield=0.0,
+    never=("radio",),
+    per_call=1,
+    checks=None,
+):
     return asyncio.run(
         scenes.generate(
             profile=of or profile(),
@@ -94,7 +113,8 @@ def run(model: Model, *, of=None, count=4, generator="openai/x", attempts=2, min
             count=count,
             attempts=attempts,
             min_yield=min_yield,
-            per_call=1,
+            per_call=per_call,
+            rules=rules(generator, checks),
             writer=Writer(
                 model=generator,
                 weights=None,
@@ -198,7 +218,8 @@ def test_scenes_of_one_paragraph_are_of_different_kinds():
     ],
 )
 def test_a_scene_is_read_from_json_or_from_lines(text, found):
-    assert scenes.read_scene(text) == found
+    items = scenes.read_scenes(text)
+    assert (scenes.read_scene(items[0]) if items else None) == found
 
 
 def rule_for(text: str | Reply) -> str:
@@ -217,6 +238,7 @@ def test_each_bad_reply_is_rejected_by_its_rule():
     assert rule_for(Reply(text="not JSON: 'b\\x00'", finish_reason="malformed")) == "malformed"
     assert rule_for(" \n") == "empty"
     assert rule_for("I would write about the lantern.") == "format"
+    assert rule_for("I'm sorry, but I can't help with that.") == "refused"
     assert rule_for(scene("A lantern.")) == "length"
     assert (
         rule_for(scene("As an AI language model I see a lantern and a bell in Bergen, says Anna."))
@@ -260,6 +282,126 @@ def test_rejected_replies_are_kept_with_their_call():
         "scene/p0/1/0",
         "scene/p0/1/1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("background", "rule"),
+    [
+        ("A lantern.", "length"),
+        ("As an AI language model I see a lantern and a bell in Bergen, says Anna.", "assistant-talk"),
+        ("At night Anna kept a lantern and a bell in Bergen. In 1850 she sold it.", "copied-paragraph"),
+        ("Anna sits in the kitchen with somebody who is tired.", "ungrounded"),
+        ("Anna turns on the radio beside the lantern and the bell.", "anachronism"),
+    ],
+)
+def test_a_rule_that_is_switched_off_rejects_nothing(background, rule):
+    asked = {"of": profile(1), "count": 1, "attempts": 1}
+    assert rule in run(Model(lambda request: scene(background)), **asked).yield_["rejected"]
+    off = run(Model(lambda request: scene(background)), **asked, checks={rule: False})
+    assert rule not in off.yield_["rejected"]
+
+
+# --- Several scenes a call -------------------------------------------------------------------------------------------
+
+
+FIT = [
+    {
+        "kind": "a lesson",
+        "location": "Bergen",
+        "background": f"Anna and her aunt {doing} the lantern and the bell {why}.",
+    }
+    for doing, why in (
+        ("polish", "because a visitor is coming up from the harbour"),
+        ("hide", "from two customs men who knock on doors"),
+        ("weigh", "and quarrel over what they would bring in winter"),
+        ("drop", "down the stairs, and neither wants to have let go"),
+    )
+]
+
+
+def listed(items, **more) -> Reply:
+    return Reply(text=json.dumps({"scenes": items}), finish_reason=more.get("finish_reason", "stop"))
+
+
+def test_several_scenes_come_of_one_call():
+    model = Model(lambda request: listed(FIT[:3]))
+    made = run(model, of=profile(1), count=3, per_call=3)
+    assert len(model.requests) == 1
+    assert [(record["id"], record["n"], record["type"]) for record in made.records] == [
+        ("scene/p0/0/0", 0, "lesson"),
+        ("scene/p0/0/1", 1, "lesson"),
+        ("scene/p0/0/2", 2, "lesson"),
+    ]
+    assert {entry["call"] for entry in made.calls} == {"call-1"}
+    assert made.yield_ == {"asked": 1, "accepted": 3, "rejected": {}, "wanted": 3}
+    (request,) = model.requests
+    assert request.schema == scenes.LIST_SCHEMA
+    asked = request.messages[0][1]
+    assert "Imagine 3 scenes." in asked
+    assert len(set(re.findall(r"(?m)^[123]\. (.*)$", asked)) & set(scenes.KINDS)) == 3
+
+
+def test_each_scene_of_a_list_is_judged_by_itself():
+    items = [FIT[0], {**FIT[1], "background": "Hm."}, "no scene", {"location": "Bergen"}, FIT[2]]
+    made = run(Model(lambda request: listed(items)), of=profile(1), count=5, per_call=5, attempts=1)
+    assert [record["id"] for record in made.records][:2] == ["scene/p0/0/0", "scene/p0/0/4"]
+    first = [rejected for rejected in made.rejected if rejected["call"] == "call-1"]
+    assert [(rejected["id"], rejected["rule"]) for rejected in first] == [
+        ("scene/p0/0/1/0", "length"),
+        ("scene/p0/0/2/0", "format"),
+        ("scene/p0/0/3/0", "format"),
+    ]
+    assert json.loads(first[0]["text"]) == items[1]
+
+
+def test_a_short_list_is_no_fault_and_a_long_one_is_surplus():
+    made = run(Model(lambda request: listed(FIT[:2])), of=profile(1), count=2, per_call=3)
+    assert (made.yield_["accepted"], made.yield_["rejected"]) == (2, {})
+    made = run(Model(lambda request: listed(FIT[:3])), of=profile(1), count=2, per_call=2)
+    assert (made.yield_["accepted"], made.yield_["rejected"]) == (2, {"surplus": 1})
+
+
+def test_of_a_list_that_was_cut_off_nothing_is_taken():
+    cut = Reply(text=json.dumps({"scenes": FIT})[:-40], finish_reason="length")
+    made = run(Model(lambda request: cut), of=profile(1), count=4, per_call=4, attempts=1)
+    assert made.records == []
+    assert set(made.yield_["rejected"]) == {"cut-off"}
+
+
+def test_later_lists_of_a_paragraph_have_numbers_of_their_own():
+    def reply(request):
+        part = request.draw // 1000
+        return listed(FIT[2 * part : 2 * part + 2])
+
+    made = run(Model(reply), of=profile(1), count=4, per_call=2)
+    assert [(record["id"], record["n"]) for record in made.records] == [
+        ("scene/p0/0/0", 0),
+        ("scene/p0/0/1", 1),
+        ("scene/p0/1/0", 2),
+        ("scene/p0/1/1", 3),
+    ]
+
+
+def test_a_small_model_writes_one_scene_a_call_whatever_the_spec_says():
+    made = run(Small(), of=profile(1), count=1, generator=SMALL, per_call=16)
+    assert [record["id"] for record in made.records] == ["scene/p0/0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"scenes": [{"location": "A", "background": "b"}, {"location": "C", "background": "d"}]}',
+        '[{"location": "A", "background": "b"}, {"location": "C", "background": "d"}]',
+        'Here they are:\n```json\n[\n  {"location": "A", "background": "b"},\n  {"location": "C", "background": "d"}\n]\n```\nEnjoy [them]!',
+        '{"location": "A", "background": "b"}\n{"location": "C", "background": "d"}',
+        '1. {"location": "A", "background": "b"}\n2. {"location": "C", "background": "d"}',
+        "### Scene 1\n**Location:** A\n**Background:** b\n\n### Scene 2\n**Location:** C\n**Background:** d",
+        "1. Kind: a lesson\n   Location: A\n   Status: b\n2. Kind: a quarrel\n   Location: C\n   Status: d",
+    ],
+)
+def test_a_list_of_scenes_is_read_in_whatever_form(text):
+    found = [scenes.read_scene(item) for item in scenes.read_scenes(text)]
+    assert found == [{"location": "A", "background": "b"}, {"location": "C", "background": "d"}]
 
 
 # --- Small models ----------------------------------------------------------------------------------------------------
