@@ -10,6 +10,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -100,7 +101,12 @@ def parser() -> _Parser:
     build = command("build", _build, "bring characters up to date", specs="+")
     build.add_argument("--to", metavar="STAGE", help="stop after this stage")
     build.add_argument(
-        "-j", "--jobs", metavar="N", type=_positive, default=64, help="calls in flight at once (default: 64)"
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=_positive,
+        default=64,
+        help="calls in flight at once to one endpoint (default: 64)",
     )
     build.add_argument(
         "-k", "--keep-going", action="store_true", help="go on with what does not depend on a failure"
@@ -108,7 +114,15 @@ def parser() -> _Parser:
     build.add_argument(
         "-n", "--dry-run", action="store_true", help="say what would run, and why; run nothing"
     )
-    build.add_argument("--offline", action="store_true", help="fail rather than use the network")
+    build.add_argument(
+        "--offline", action="store_true", help="answer from recorded replies and local models only"
+    )
+    build.add_argument(
+        "--max-cost",
+        metavar="USD",
+        type=_dollars,
+        help="stop before the call that could make this build cost more than this",
+    )
     sizing(build)
 
     status = command("status", _status, "say which stages are up to date", specs="*")
@@ -258,6 +272,12 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _dollars(text: str) -> float:
+    if re.fullmatch(r"\$?\d{1,9}(\.\d{1,6})?", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"expected an amount in US dollars, such as 5 or 0.50, got {text!r}")
+    return float(text.removeprefix("$"))
 
 
 def _build(args: argparse.Namespace) -> int:

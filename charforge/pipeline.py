@@ -664,14 +664,17 @@ def _asking(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef])
 def tally(usage: dict[str, dict[str, Any]], model: str, record: Mapping[str, Any]) -> None:
     """Add a call, by the record beside it, to what each model was used for.
 
-    Tokens and cost (USD) are sums over the calls that tell them; `unpriced` counts calls of unknown cost.
+    Tokens and cost (USD) are sums over the calls that tell them; `unpriced` counts calls of unknown cost, and `lost`
+    is what attempts may have cost that brought no answer.
     """
     total = usage.setdefault(
-        model, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "unpriced": 0}
+        model,
+        {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "lost": 0.0, "unpriced": 0},
     )
     total["calls"] += 1
     total["prompt_tokens"] += record.get("prompt_tokens") or 0
     total["completion_tokens"] += record.get("completion_tokens") or 0
     cost = 0.0 if is_local(model) else record.get("cost")
     total["cost"] += cost or 0.0
+    total["lost"] += record.get("lost") or 0.0
     total["unpriced"] += cost is None

@@ -43,6 +43,13 @@ class Progress(Listener):
         if self._live is not None:
             self._live.add(stage)
 
+    def stage_ahead(self, stage: str, follows: str) -> None:
+        """Say that a stage begins before the one that it follows has ended."""
+        self._since[stage] = self._said[stage] = time.monotonic()
+        self._print(f"{stage}: begins with what {follows.split('/', 1)[1]} has made so far")
+        if self._live is not None:
+            self._live.add(stage)
+
     def stage_progress(self, stage: str, done: int, total: int, note: str) -> None:
         """Say how far a stage is: always in a terminal, every ten seconds elsewhere."""
         if self._live is not None:
@@ -117,6 +124,7 @@ class Bars:
         self._progress.stop()
 
     def add(self, stage: str) -> None:
+        self.remove(stage)
         self._tasks[stage] = self._progress.add_task(stage, total=None, note="")
 
     def update(self, stage: str, done: int, total: int, note: str) -> None:

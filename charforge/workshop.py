@@ -22,7 +22,8 @@ Progress = Callable[[int, int, str], None]
 class LocalWorkshop:
     """Does a build's work here. Close it when the build ends."""
 
-    def __init__(self, *, offline: bool = False) -> None:
+    def __init__(self, *, offline: bool = False, max_cost: float | None = None) -> None:
+        del max_cost  # the ledger's, which comes with the lanes
         self._client = Client(offline=offline)
         self._offline = offline
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.

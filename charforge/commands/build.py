@@ -41,11 +41,12 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     from charforge.engine.claims import Claims
     from charforge.engine.errors import Damaged
     from charforge.engine.store import Store
-    from charforge.progress import Progress, plan_lines, print_lines
+    from charforge.progress import plan_lines, print_lines
+    from charforge.spending import Spending, spending_lines
     from charforge.workshop import LocalWorkshop, environment
 
     last = "report" if args.to is None else known_stage(args.to, "--to")
-    workshop = LocalWorkshop(offline=args.offline)
+    workshop = LocalWorkshop(offline=args.offline, max_cost=args.max_cost)
     loaded, graph = load_for(args, wanted, workshop)
     goals = [each.character.stage(last) for each in loaded]
     began = time.perf_counter()
@@ -54,7 +55,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             print_lines(plan_lines(plan(store, graph, goals)))
             return 0
         claims = Claims(store.root / "claims")
-        with Progress() as progress:
+        with Spending() as progress:
 
             async def make() -> tuple[dict[str, Outcome], list[list[Path]]]:
                 build = Build(
@@ -86,6 +87,8 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             for each, paths in zip(loaded, shown, strict=True)
         ]
         claims.close()
+    for line in spending_lines(progress.spent):
+        print(line)
     _say_failures(outcomes)
     return 0 if all(done) else 1
 
@@ -130,7 +133,12 @@ def _conclude(
     receipt.write(target.receipt(key), key, each.stamps, {"stages": len(mine)})
     if args.to is None and args.preset is None and not args.overrides:
         # The lock speaks for the spec as it is committed, so only a build of just that may write it.
-        lock.write(target.spec.with_suffix(".lock"), target.id, mine, {})
+        used = {
+            name: {"usage": outcome.record["usage"]}
+            for name, outcome in mine.items()
+            if outcome.record.get("usage")
+        }
+        lock.write(target.spec.with_suffix(".lock"), target.id, mine, used)
     ran = sum(outcome.status == RAN for outcome in mine.values())
     if ran:
         _say_built(target, list(mine.values()), ran, seconds, args.to)

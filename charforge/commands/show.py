@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charforge.commands.loading import known_stage, load_for
-from charforge.engine.build import UP_TO_DATE, Planned, plan
+from charforge.engine.build import UP_TO_DATE, Planned, left_by, plan
 from charforge.engine.store import Store
 from charforge.errors import CharForgeError, UsageError
 from charforge.progress import clean
@@ -41,7 +41,7 @@ def run_show(args: argparse.Namespace) -> int:
         )
     target = targets(args.specs)[0]
     with Store(target.workspace / ".charforge") as store:
-        outputs = _outputs(store, target, stage, args)
+        outputs = _outputs(store, target, stage, args, failed=args.rejected)
         names = ("rejected.jsonl",) if args.rejected else _RECORDS[stage]
         records = [
             record
@@ -110,13 +110,21 @@ class NeverBuiltError(CharForgeError):
     """A stage has no outputs to show."""
 
 
-def _outputs(store: Store, target: Target, stage: str, args: argparse.Namespace) -> Mapping[str, str]:
-    """Return a stage's current outputs; those of its last run where it is stale, and say so."""
+def _outputs(
+    store: Store, target: Target, stage: str, args: argparse.Namespace, *, failed: bool = False
+) -> Mapping[str, str]:
+    """Return a stage's current outputs; those of its last run where it is stale, and say so.
+
+    `failed`: before those, what the stage left when it failed.
+    """
     loaded, graph = load_for(args, [target], LocalWorkshop())
     name = loaded[0].character.stage(stage)
     planned: Planned = plan(store, graph, [name])[name]
     if planned.status == UP_TO_DATE and planned.outputs is not None:
         return planned.outputs
+    if failed and planned.action is not None and (left := left_by(store, planned.action)) is not None:
+        print(f"note: {target.id}: {stage} failed; this is what it rejected until then", file=sys.stderr)
+        return left
     last = store.last(name)
     trace = None if last is None else store.find(last[0])
     if trace is None:

@@ -88,14 +88,21 @@ SCRIPTED = (
 
 def test_a_whole_build_ends_with_where_the_report_is(run, eliza, monkeypatch):
     scripted = ScriptedWorkshop()
-    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda *, offline: scripted)
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_: scripted)
     status, out, _ = run("build", "eliza", *SCRIPTED)
     assert status == 0
     asked = len(scripted.requests)
     assert asked
-    assert re.sub(r"in [0-9.]+ s", "in … s", out) == (
-        f"eliza: built, 11 of 11 stages ran in … s; {asked} calls made, 0 replayed\n  build/eliza/report.html\n"
-    )
+    built, report, *spent = re.sub(r"in [0-9.]+ s", "in … s", out).splitlines()
+    assert built == f"eliza: built, 11 of 11 stages ran in … s; {asked} calls made, 0 replayed"
+    assert report == "  build/eliza/report.html"
+    rows = [line.split("  ") for line in spent]
+    assert [next(filter(None, row)) for row in rows[:-1]] == [
+        *(f"eliza/{stage}" for stage in ("dialogues", "interviews", "interviews", "interviews")),
+        *(f"eliza/{stage}" for stage in ("protective", "scenes", "scores")),
+        "all",
+    ]
+    assert f"{asked} calls" in spent[-2]
     assert (eliza.parents[1] / "build" / "eliza" / "report.html").is_file()
     assert not eliza.with_suffix(".lock").exists()  # this is not what the committed spec says
 
@@ -112,13 +119,16 @@ def test_a_whole_build_ends_with_where_the_report_is(run, eliza, monkeypatch):
 
 def test_a_build_of_the_spec_as_it_stands_writes_its_lock(run, eliza, edit, monkeypatch):
     scripted = ScriptedWorkshop()
-    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda *, offline: scripted)
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_: scripted)
     edit(eliza, "preset: laptop ", "preset: smoke ")
     edit(
         eliza, "#generator:\n#  model: embedded/smollm2-135m-instruct", "generator:\n  model: openai/scripted"
     )
     assert run("build", "eliza")[0] == 0
-    assert list(json.loads(eliza.with_suffix(".lock").read_text())["stages"]) == sorted(STAGES)
+    lock = json.loads(eliza.with_suffix(".lock").read_text())["stages"]
+    assert list(lock) == sorted(STAGES)
+    assert lock["scenes"]["usage"]["openai/scripted"]["calls"] > 0
+    assert "usage" not in lock["dataset"]
     assert run("stats")[::2] == (0, "")
 
 

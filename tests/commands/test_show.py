@@ -7,6 +7,8 @@ import json
 import pytest
 
 from charforge.commands.show import render
+from charforge.llm.request import Reply
+from charforge.testing import ScriptedWorkshop
 
 
 @pytest.fixture
@@ -131,3 +133,20 @@ def test_fields_within_fields_are_indented():
 def test_a_training_sample_is_known_by_its_source():
     record = {"prompt": "p", "output": "o", "kind": "dialogue", "source": {"id": "written/x", "part": 2}}
     assert render(record)[0] == "── written/x part 2 ──"
+
+
+def test_what_a_failed_stage_rejected_can_be_read(run, eliza, monkeypatch):
+    class Refusing(ScriptedWorkshop):
+        async def complete(self, request, weights):
+            del request, weights
+            return Reply(text="I am sorry, but I cannot write that.", finish_reason="stop")
+
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_: Refusing())
+    scripted = ("--preset=smoke", "--set=generator.model=openai/scripted", "--set=scenes.min_yield=0.5")
+    status, _, err = run("build", "eliza", "--to", "scenes", *scripted)
+    assert status == 1
+    assert "hint: read them with 'show … scenes --rejected'" in err
+    status, out, err = run("show", "eliza", "scenes", "--rejected", *scripted, "-l", "1")
+    assert status == 0
+    assert "I am sorry, but I cannot write that." in out
+    assert err == "note: eliza: scenes failed; this is what it rejected until then\n"
