@@ -149,9 +149,9 @@ class Desk:
         body = "\n\n".join(f"{text} {{#{anchor}}}" for anchor, text in self.paragraphs.items())
         self.write("profiles/ada.md", PROFILE + body + "\n")
 
-    def build(self, *overrides):
+    def build(self, *overrides, workshop=None):
         """Build, and return (stages that ran, requests made, jobs done)."""
-        workshop = ScriptedWorkshop()
+        workshop = workshop or ScriptedWorkshop()
         character = pipeline.character(
             spec.load(self.spec, self.root, overrides=overrides), self.root, workshop, Stamps()
         )
@@ -187,6 +187,34 @@ def desk(tmp_path):
 
 
 AFTER_TRAINING = ["interviews", "scores", "report"]
+
+
+def test_a_dialogue_is_asked_for_before_the_last_scene_is_there(tmp_path):
+    class Slow(ScriptedWorkshop):
+        """Gives the second scene only when a dialogue of another one has been asked for."""
+
+        scenes = 0
+
+        async def complete(self, request, weights):
+            if request.schema is not None and "background" in request.schema["properties"]:
+                self.scenes += 1
+                if self.scenes == 2:
+                    async with asyncio.timeout(30):
+                        while not any(map(asks_for_dialogue, self.requests)):
+                            await asyncio.sleep(0.001)
+            return await super().complete(request, weights)
+
+    def asks_for_dialogue(request):
+        # By the place of a scene, as the scripted model names them.
+        return "towards evening" in request.messages[0][1]
+
+    desk = Desk(tmp_path)
+    waited, _, _ = desk.build(workshop=Slow())
+    at_once = Desk(tmp_path / "other")
+    at_once.build()
+    assert waited == list(pipeline.STAGES)
+    assert desk.calls == at_once.calls
+    assert desk.outcomes["report"].outputs == at_once.outcomes["report"].outputs
 
 
 def test_every_stage_makes_records(desk):
