@@ -247,22 +247,25 @@ _FUNCTION_WORDS: dict[str, frozenset[str]] = {
 }
 
 
+_LETTER = re.compile(r"[^\W\d_]")
+_NOT_LATIN = re.compile(r"[^\W\d_A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
+
+
+@lru_cache(maxsize=64)
 def language(text: str) -> str | None:
     """Return the likely language or script of a text, None where it cannot be told.
 
     A script other than Latin that has over a fifth of the letters is named `not Latin`. Otherwise the language whose
     function words are at least 8 % of the words (of at least 12) and twice as many as those of any other.
     """
-    letters = [c for c in text if c.isalpha()]
-    other = sum(
-        not ("A" <= c <= "z" or "\u00c0" <= c <= "\u024f" or "\u1e00" <= c <= "\u1eff") for c in letters
-    )
-    if letters and other > len(letters) / 5:
+    other = 0 if text.isascii() else len(_NOT_LATIN.findall(text))
+    if other and other > len(_LETTER.findall(text)) / 5:
         return "not Latin"
     said = words(text)
     if len(said) < 12:
         return None
-    counts = {name: sum(word in listed for word in said) for name, listed in _FUNCTION_WORDS.items()}
+    times = Counter(said)
+    counts = {name: sum(times[word] for word in listed) for name, listed in _FUNCTION_WORDS.items()}
     (best, most), (_, second) = sorted(counts.items(), key=lambda item: -item[1])[:2]
     return best if most >= 0.08 * len(said) and most >= 2 * second else None
 
@@ -375,12 +378,20 @@ def _sketch(text: str) -> tuple[Any, Any]:
     import numpy as np
     from datasketch import MinHash
 
-    triples = {" ".join(gram) for gram in _grams(text, 3)} or {" ".join(words(text))}
-    hashes = b"".join(blake2b(triple.encode(), digest_size=8).digest() for triple in triples)
-    found = np.unique(np.frombuffer(hashes, dtype="<u8"))
+    said = words(text)
+    of_word = {word: blake2b(word.encode(), digest_size=8).digest() for word in set(said)}
+    codes = np.frombuffer(b"".join(of_word[word] for word in said), dtype="<u8")
+    if len(said) >= 3:
+        codes = codes[:-2] * _ODD[0] + codes[1:-1] * _ODD[1] + codes[2:] * _ODD[2]  # modulo 2^64
+    else:
+        codes = np.frombuffer(blake2b(" ".join(said).encode(), digest_size=8).digest(), dtype="<u8")
+    found = np.unique(codes)
     sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
-    sketch.update_batch((found & 0xFFFFFFFF).tolist())
+    sketch.update_batch((found >> 32).tolist())
     return found, sketch
+
+
+_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 
 
 def _shared(one: Any, other: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,20 @@ STOPWORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case, in order; letters of any script, inner apostrophes and hyphens kept."""
-    return [match.group().lower().replace("’", "'") for match in _WORD.finditer(text)]
+    return list(_long_words(text)) if len(text) > _LONG else _split(text)
+
+
+_LONG = 500  # characters
+
+
+@lru_cache(maxsize=64)  # a dozen rules look at the same dialogue one after another
+def _long_words(text: str) -> tuple[str, ...]:
+    return tuple(_split(text))
+
+
+def _split(text: str) -> list[str]:
+    found = "\n".join(_WORD.findall(text))  # to lower all of them at once is four times as fast
+    return found.lower().replace("’", "'").split("\n") if found else []
 
 
 def stem(word: str) -> str:
