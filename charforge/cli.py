@@ -125,6 +125,11 @@ def parser() -> _Parser:
     )
     sizing(build)
 
+    plan = command("plan", _plan, "say what a build would do and cost; run nothing", specs="*")
+    plan.add_argument("--to", metavar="STAGE", help="of a build that stops after this stage")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    sizing(plan)
+
     status = command("status", _status, "say which stages are up to date", specs="*")
     status.add_argument("--json", action="store_true", help="as JSON")
     sizing(status)
@@ -284,6 +289,12 @@ def _build(args: argparse.Namespace) -> int:
     from charforge.commands import build
 
     return build.run(args)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from charforge.commands import plan
+
+    return plan.run_plan(args)
 
 
 def _status(args: argparse.Namespace) -> int:

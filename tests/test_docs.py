@@ -85,7 +85,15 @@ def test_the_cli_page_names_every_stage():
 
 # --- Commands in the pages ---------------------------------------------------------------------------------------------
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/spec.md", "bench/RESULTS.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/cli.md",
+    "docs/spec.md",
+    "docs/plan.md",
+    "docs/recordings.md",
+    "bench/RESULTS.md",
+)
 _COMMAND = re.compile(
     r"^\s*(?:\$ )?((?:charforge|make|python -m charforge\.versions|python bench/\S+)(?: .*)?)$"
 )

@@ -8,7 +8,7 @@ wants a folder to write to is not rehearsed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +50,8 @@ class Rehearsed:
     outputs: Mapping[str, str] | None = None
     reasons: list[Reason] = field(default_factory=list)
     waits_for: tuple[str, ...] = ()
-    recorded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Call digest → the record beside its reply."""
+    recorded: dict[str, str] = field(default_factory=dict)
+    """Call digest → what the caller's `label` says of its parameters."""
     missing: dict[str, Action] = field(default_factory=dict)
     published: list[Any] = field(default_factory=list)
     whole: bool = True
@@ -106,7 +106,7 @@ class _Context:
         if trace is not None:
             with suppress(Damaged):
                 called = Called(self._rehearsal.store.read(trace.outputs["reply"]), trace.record, made=False)
-                self._found.recorded[digest] = trace.record
+                self._found.recorded[digest] = self._rehearsal.label(action.params)
                 return called
         self._found.missing[digest] = action
         reply, record = await perform()
@@ -123,9 +123,10 @@ class _Context:
 class Rehearsal:
     """One rehearsal over a graph. Use `run()` once."""
 
-    def __init__(self, store: Store, graph: Graph) -> None:
+    def __init__(self, store: Store, graph: Graph, label: Callable[[Mapping[str, Any]], str]) -> None:
         self.store = store
         self.graph = graph
+        self.label = label
         self.found: dict[str, Rehearsed] = {}
         self._memory: dict[str, bytes] = {}
 
@@ -160,8 +161,8 @@ class Rehearsal:
             found.status, found.outputs = UP_TO_DATE, trace.outputs
             with suppress(Damaged):
                 for call in self.store.calls_in(trace):
-                    observed = self.store.find(call)
-                    found.recorded[call] = {} if observed is None else observed.record
+                    body = self.store.action_body(call)
+                    found.recorded[call] = "" if body is None else self.label(body["params"])
             return
         found.status, found.reasons = STALE, why_stale(self.store, stage, action)
         outputs = await self._run(stage, found, action.inputs)
@@ -217,9 +218,16 @@ class Rehearsal:
         return None
 
 
-async def rehearse(store: Store, graph: Graph, targets: Iterable[str]) -> dict[str, Rehearsed]:
+async def rehearse(
+    store: Store,
+    graph: Graph,
+    targets: Iterable[str],
+    *,
+    label: Callable[[Mapping[str, Any]], str] = lambda _params: "",
+) -> dict[str, Rehearsed]:
     """Say of each stage needed what a build would do with it, and which calls it would make. Writes nothing.
 
-    `store` is best a `reader.Reader`: an ordinary one sets damaged blobs aside.
+    `store` is best a `reader.Reader`: an ordinary one sets damaged blobs aside. Recorded calls are kept as what `label` says
+    of their parameters.
     """
-    return await Rehearsal(store, graph).run(targets)
+    return await Rehearsal(store, graph, label).run(targets)

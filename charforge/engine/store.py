@@ -40,6 +40,8 @@ INLINE_LIMIT = 64 * 1024
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _CHUNK = 1 << 20
+# How the canonical body of a call begins, in 27 bytes: it has no inputs, and keys are sorted.
+_CALL = b'{"inputs":{},"kind":"call",'
 _COMMIT_LIMIT = 512
 
 SCHEMA = """
@@ -347,12 +349,20 @@ class Store:
 
     def call_bodies(self) -> Iterator[dict[str, Any]]:
         """Yield the bodies of recorded calls, those recorded last first."""
-        # SUBSTR, not LIKE: keys are sorted, so "kind" stands right behind the inputs, of which a call has none.
-        start = b'{"inputs":{},"kind":"call",'
-        sql = f"SELECT body FROM actions WHERE substr(body, 1, {len(start)}) = ? ORDER BY rowid DESC"  # noqa: S608
+        sql = "SELECT body FROM actions WHERE substr(body, 1, 27) = ? ORDER BY rowid DESC"
         with explained(self.root):
-            for (body,) in self._db.execute(sql, (start,)):
+            for (body,) in self._db.execute(sql, (_CALL,)):
                 yield json.loads(body)
+
+    def call_records(self, param: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Yield (a parameter, the record beside the reply) of recorded calls, those recorded last first."""
+        sql = (
+            "SELECT json_extract(CAST(body AS TEXT), ?), record FROM actions JOIN traces ON action = digest"
+            " WHERE substr(body, 1, 27) = ? AND observation = 0 ORDER BY actions.rowid DESC"
+        )
+        with explained(self.root):
+            for value, record in self._db.execute(sql, (f"$.params.{param}", _CALL)):
+                yield value, json.loads(record)
 
     def last(self, stage: str) -> tuple[str, list[Any]] | None:
         """Return which action a stage last came from, and why it had run then (reasons as data)."""
