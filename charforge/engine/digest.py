@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,9 +27,35 @@ def canonical(value: Any) -> bytes:
     keys that are not strings, any other type.
     """
     try:
+        if _plain(value):
+            with suppress(UnicodeEncodeError):  # the reference says it in its own words
+                return _dump(value).encode()
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"not canonical JSON: {error}") from error
+
+
+_dump = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
+).encode
+
+
+def _plain(value: Any) -> bool:
+    """Say whether Python's own encoder, which is ten times as fast as rfc8785, gives the canonical form of a value.
+
+    It does but for keys outside ASCII (which RFC 8785 sorts by UTF-16 units) and for numbers that ECMAScript writes in
+    another way: whole floats, and those that either writes with an exponent.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _plain(each) for key, each in value.items())
+    if kind is list or kind is tuple:
+        return all(map(_plain, value))
+    if kind is int:
+        return -(2**53) < value < 2**53
+    return kind is float and 1e-4 <= abs(value) < 1e15 and not value.is_integer()
 
 
 def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:

@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,6 +157,16 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
     max_leaves=20,
 )
+
+
+@given(values)
+def test_the_quick_way_gives_the_bytes_of_the_reference_implementation(value):
+    assert canonical(value) == rfc8785.dumps(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(1e-5, 1e-3) | st.floats(1e14, 1e17))
+def test_the_quick_way_knows_which_numbers_it_may_write(number):
+    assert canonical([number]) == rfc8785.dumps([number])
 
 
 @given(values)
