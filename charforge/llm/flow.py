@@ -211,7 +211,9 @@ class _Rate:
     def __init__(self) -> None:
         self.known = math.inf  # calls a second; inf: nothing learned
         self.trusted = False
-        self._releases: deque[tuple[float, int, float]] = deque(maxlen=16)  # (time, accepted, seconds lost) by then
+        self._releases: deque[tuple[float, int, float]] = deque(
+            maxlen=16
+        )  # (time, accepted, seconds lost) by then
         self._lost = 0.0
         self._from_start = True  # the oldest of them is the first send, no release
         self._paced_s = 0.0  # sending at the allowed pace since the last release
@@ -249,7 +251,8 @@ class _Rate:
 
         `lone`: most calls sent after the refused one were let through. `told`: the rate by configuration or headers.
         """
-        before = self.now()
+        before = min(self.now(), told)
+        first = self._from_start and len(self._releases) == 1
         releases = self._releases
         while len(releases) > 1 and (self._from_start or release - releases[0][0] > _LONG_AGO_S):
             releases.popleft()
@@ -270,8 +273,8 @@ class _Rate:
             whole = recent
         releases.append(here)
         good = next((each for each in (whole, recent) if each.is_good(before)), None)
-        trusted = good is not None
         rate = (good or whole).rate
+        trusted = good is not None or (self.trusted and abs(rate / self.known - 1) < 0.05)
         if lone and (self.known == math.inf or recent.n < 10 or (self.trusted and rate < 0.7 * self.known)):
             return  # a limit that is reached refuses more than one call
         if not trusted and before != math.inf:
@@ -280,8 +283,8 @@ class _Rate:
             if recent.n < 10:
                 rate = max(rate, 0.8 * before)  # few calls say little
         rate = max(min(rate, before), 1 / 600)
-        # A rate that we were told is believed until a long measure, or a very different one, says otherwise.
-        if rate > told * (0.95 if trusted else 0.5):
+        # A rate that we were told is believed at first, unless what came is very different.
+        if told < math.inf and ((trusted and rate > 0.95 * told) or (first and rate > 0.5 * told)):
             self.known, self.trusted = math.inf, False
             return
         self._climb = _CLIMB if trusted or before == math.inf else max(self._climb / 2, _CLIMB / 32)
@@ -338,6 +341,7 @@ class Gate:
         self._cut_from = 0.0  # the limit before a small cut whose effect is not known yet
         self._tolerated = _LIGHT
         self._well = self._crowded = 0  # answers and trouble in this round
+        self._peak = 0  # in flight in this round, at most
 
         # Calls and tokens a minute.
         self._requests = None if requests_per_minute is None else _Window(max(1.0, requests_per_minute))
@@ -354,8 +358,11 @@ class Gate:
         self._catch_up, self._credit, self._caught_up = _CATCH_UP, 0.0, -math.inf
         self._release = -math.inf  # nothing is sent before
         self._event_at = -math.inf  # when the last 429 that counts came
-        self._event: int | None = None  # the serial of the call that got it, while its pause lasts
-        self._shower = 0  # refused beside it, of the calls sent after it
+        self._event: int | None = None  # the serial of the call that got it, while the pause lasts
+        self._shower = self._shower_after = self._beside = (
+            0  # refused with it; of calls sent after it; in flight then
+        )
+        self._unclear = 0
         self._in_vain = 0  # such 429s in a row without an answer
 
         # The endpoint.
@@ -555,7 +562,9 @@ class Gate:
             self._learned.start(now, self._sent - self._turned_away)
         self._sent += 1
         self._in_flight += 1
-        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        if self._in_flight > self._peak:
+            self._peak = self._in_flight
+            self._most_in_flight = max(self._most_in_flight, self._peak)
         ticket = _Ticket(self._sent, now, tokens)
         if self._down:
             self._probing = ticket.probe = True
@@ -714,12 +723,14 @@ class Gate:
             step = 0.5 / limit  # one more in two
         else:
             step = 0.25
+        if ceiling != math.inf and limit < _ROUND:
+            step *= limit / _ROUND  # no faster than it can be told whether that was too much
         self._limit = min(limit + step, self._most)
 
     def _crowd(self, now: float) -> None:
         self._crowded += 1
         if self._crowded > _HEAVY * max(_ROUND, self._limit):
-            self._cut(0.5, now)
+            self._cut(max(0.5, 1 - self._crowded / (self._well + self._crowded)), now)
             self._cut_from = 0.0
         elif self._well + self._crowded >= max(_ROUND, self._limit):
             self._end_round()
@@ -734,19 +745,23 @@ class Gate:
             self._cut_from = 0.0
         elif share > self._tolerated:
             before = self._limit
-            self._cut(_CUT, self._clock())
+            self._cut(_CUT * (1 - share / 2), self._clock())
             self._cut_from = before
         else:
             self._cut_from = 0.0
             self._tolerated = max(_LIGHT, 0.95 * self._tolerated)
         self._well = self._crowded = 0
+        self._peak = self._in_flight
 
     def _cut(self, factor: float, now: float) -> None:
         """Fewer from now on; what comes of calls sent before says nothing of the new limit."""
-        self._ceiling_before, self._ceiling = self._ceiling, self._limit
-        self._limit = max(1.0, self._limit * factor)
+        # Calls that back off leave places empty: it is those in flight that were too many.
+        used = min(self._limit, float(self._peak))
+        self._ceiling_before, self._ceiling = self._ceiling, used
+        self._limit = max(1.0, float(round(used * factor)))
         self._cut_at = now
         self._well = self._crowded = 0
+        self._peak = self._in_flight
 
     # -- calls a minute
 
@@ -760,11 +775,13 @@ class Gate:
         if ticket.at >= self._event_at and now >= self._release:
             if self._in_vain:
                 pause = max(pause, min(2.0 ** (self._in_vain - 1), 60.0) * self._rng.uniform(0.5, 1.0))
-            self._event_at, self._event, self._shower = now, ticket.serial, 0
+            self._event_at, self._event = now, ticket.serial
+            self._shower, self._shower_after, self._beside = 1, 0, self._in_flight
             self._in_vain += 1
             self._pauses += 1
-        elif self._event is not None and ticket.serial > self._event:
+        elif self._event is not None:
             self._shower += 1
+            self._shower_after += ticket.serial > self._event
         self._release = max(self._release, now + pause)
         if self._pauses_too_long(now):
             self._let_go()
@@ -773,7 +790,15 @@ class Gate:
         """Take in the last event, now that its pause is over and what was refused with it has come back."""
         assert self._event is not None
         after = self._sent - self._event
-        lone = after > 0 and 2 * self._shower < after
+        lone = 2 * self._shower_after < after
+        if self._shower >= max(3, self._beside / 4):
+            lone = False
+        elif after < 3 and self._learned.known == math.inf:
+            # Too few went with it to tell. It is the limit if it comes to that again and again.
+            self._unclear += 1
+            lone = lone or self._unclear < 3
+        else:
+            self._unclear = 0
         self._learned.learn(
             self._release,
             self._release - self._event_at,
@@ -785,7 +810,8 @@ class Gate:
         # A bucket too small to save up while we paused answers the catching up with another 429.
         if self._event_at < self._caught_up + 2.0:
             self._catch_up /= 2
-        self._credit = self._catch_up * min(1.0, self._release - self._event_at)
+        # A few calls at most: what a bucket is sure to hold.
+        self._credit = min(self._catch_up * min(1.0, self._release - self._event_at), 5 / self._pace())
         self._caught_up = self._release
         self._next = max(self._next, self._release)
 
