@@ -38,6 +38,8 @@ DRAWS = 1.3
 """Assumed of a capable model: draws for each that is accepted."""
 SMALL_CALLS = {"scenes": 4.0, "dialogues": 12.0, "protective": 12.0}
 """Assumed of a small model, which is asked for little pieces: calls for each record."""
+ENOUGH = 20
+"""Recorded calls of a stage from which its draws are told before it ever was finished."""
 SAMPLES = 3
 """Recorded calls that a distribution of tokens needs; with fewer, one is assumed."""
 ANSWER_TOKENS, QUESTION_TOKENS, VERDICT_TOKENS, SCENE_TOKENS, PROTECTIVE_TOKENS = 80, 30, 90, 120, 450
@@ -236,6 +238,11 @@ class _Asked:
         attempts = getattr(self.spec, self.name).attempts
         per_call = self.spec.scenes.per_call if self.name == "scenes" and not tiny else 1
         known = self.past.draws.get(self.name)
+        source = "as in the last build"
+        if known is None and len(self.rehearsed.recorded) >= ENOUGH and self.rehearsed.published:
+            # A first build that was cut short: what it got on the way to here.
+            known = max(1.0, len(self.rehearsed.recorded) * per_call / len(self.rehearsed.published))
+            source = "as so far"
         draws = known or DRAWS
         left = sum(max(1, attempts - action.params["draw"] % DRAWS_PER_SLOT) for action in missing[model])
         total = Range(len(missing[model]), len(missing[model]) * draws, left)
@@ -247,7 +254,7 @@ class _Asked:
                 -(-unopened // per_call)
             )
         basis = (
-            f"{draws:.2f} draws a record, as in the last build"
+            f"{draws:.2f} draws a record, {source}"
             if known
             else f"{SMALL_CALLS[self.name]:g} calls a record, assumed"
             if tiny

@@ -108,9 +108,12 @@ def _text(lines: Mapping[str, list[Line]], names: list[str]) -> Iterator[str]:
             yield from _rows(line)
     parts = [part for several in lines.values() for line in several for part in line.parts]
     cost, unknown = total(parts)
-    paid = [part for part in parts if not part.local]
-    priced = cost.high or (paid and not unknown)
-    yield _row("total", parts, _cost(cost) + (" and what is unknown" if unknown else "") if priced else None)
+    said = _cost(cost) + (" and what is unknown" if unknown else "")
+    if all(part.local for part in parts if part.calls.high):
+        said = "local" if any(part.calls.high for part in parts) else "nothing to make"
+    elif unknown and not cost.high:
+        said = "unknown"
+    yield _row("total", parts, said)
     yield from _notes(lines, unknown)
     if cost.high and not unknown:
         limit = math.ceil(cost.high)
