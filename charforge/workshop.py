@@ -4,38 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charforge import __version__
-from charforge.llm.client import Client, is_local
+from charforge.llm.client import Client
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Reply, Request
 from charforge.models.process import run_job
 
-_LIBRARIES = ("torch", "transformers", "litellm", "llguidance", "jinja2", "rfc8785")
+if TYPE_CHECKING:
+    from charforge.llm.money import Ledger, Price
+
+_LIBRARIES = ("torch", "transformers", "litellm", "aiohttp", "llguidance", "jinja2", "rfc8785")
 
 Progress = Callable[[int, int, str], None]
 
 
 class LocalWorkshop:
-    """Does a build's work here. Close it when the build ends."""
+    """Does a build's work here. Close it when the build ends.
+
+    `max_cost`: USD that remote models may cost at most; None: no limit.
+    """
 
     def __init__(self, *, offline: bool = False, max_cost: float | None = None) -> None:
-        del max_cost  # the ledger's, which comes with the lanes
-        self._client = Client(offline=offline)
+        ledger = None
+        if max_cost is not None:
+            from charforge.llm.money import Ledger
+
+            ledger = Ledger(max_cost)
+        self._client = Client(offline=offline, ledger=ledger)
         self._offline = offline
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.
         self._machine = asyncio.Lock()
 
-    def lane(self, model: str) -> str:
-        """Name the endpoint that serves a model: its calls share places."""
-        return "local" if is_local(model) else model.split("/", 1)[0]
-
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer a request."""
         return await self._client.complete(request, weights)
+
+    def lane(self, model: str) -> str:
+        """Return the name of what serves a model: "local", or an endpoint's. Calls share its places fairly. Never raises."""
+        return self._client.lane(model)
+
+    def ready(self, models: Iterable[str]) -> None:
+        """Raise CharForgeError, before anything is sent, where it is plain that one of these models cannot be used."""
+        self._client.ready(models)
+
+    def price(self, model: str) -> Price | None:
+        """Return what a model costs, None where nobody knows. Raises CharForgeError where its endpoint is unknown."""
+        return self._client.price(model)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What remote models came to, by model."""
+        return self._client.ledger
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Return the counters of each endpoint: attempts, failures by kind, how many at once."""
+        return self._client.stats()
 
     async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Write base weights into `job["out"]`."""

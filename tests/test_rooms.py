@@ -39,8 +39,8 @@ def test_only_models_import_torch_and_transformers(module):
     } == set()
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != Path("llm/remote.py")], ids=str)
-def test_only_the_remote_lane_imports_litellm(module):
+@pytest.mark.parametrize("module", [m for m in MODULES if m != Path("llm/litellm_lane.py")], ids=str)
+def test_only_the_litellm_lane_imports_litellm(module):
     assert "litellm" not in imports(module)
 
 
