@@ -7,8 +7,9 @@ store nor why nobody may be asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from os.path import commonprefix
 from typing import Any
 
 from charforge.engine import explain
@@ -60,8 +61,10 @@ class Misses:
                 " and this build is --offline"
             ),
             *(
-                f"  {_gist(request)}: {_likeness(body, other)}"
-                for (request, _), body, other in zip(shown, bodies, near, strict=True)
+                f"  {gist}: {_likeness(body, other)}"
+                for gist, body, other in zip(
+                    _gists([request for request, _ in shown]), bodies, near, strict=True
+                )
             ),
         ]
         if len(requests) > len(shown):
@@ -73,11 +76,18 @@ class Misses:
         )
 
 
-def _gist(request: Request) -> str:
-    text = " ".join((request.prompt or (request.messages or (("", ""),))[-1][1]).split())
-    # Prompts of a stage begin alike, so the end is shown too.
-    cut = text if len(text) <= _GIST else f"{text[: _GIST // 2]} … {text[-_GIST // 2 :]}"
-    return visible(f"'{cut}' (draw {request.draw})")
+def _gists(requests: Sequence[Request]) -> list[str]:
+    """Return a few words of each. A stage's prompts begin alike, so they are told from where they no longer do."""
+    texts = [" ".join((each.prompt or (each.messages or (("", ""),))[-1][1]).split()) for each in requests]
+    # Of texts, not of paths, which is what the function was made for.
+    start = len(commonprefix(texts)) if len(set(texts)) > 1 else 0  # noqa: RUF071
+    return [
+        visible(
+            f"'{'…' if start else ''}{text[start : start + _GIST]}{'…' if len(text) > start + _GIST else ''}'"
+            f" (draw {each.draw})"
+        )
+        for each, text in zip(requests, texts, strict=True)
+    ]
 
 
 def _likeness(body: Mapping[str, Any], other: Mapping[str, Any] | None) -> str:

@@ -77,6 +77,15 @@ def test_each_is_counted_once_and_the_first_few_are_shown():
     assert found.requests == asked
 
 
+def test_prompts_that_begin_alike_are_told_from_where_they_no_longer_do():
+    begin = "You prepare scenes from the life of a person who lived long ago, for actors to read. "
+    found = error([request(begin + "She rode horses."), request(begin + "He wrote quartets.")], [])
+    assert [line.split(":")[0] for line in found.render().splitlines()[1:3]] == [
+        "  '…She rode horses.' (draw 0)",
+        "  '…He wrote quartets.' (draw 0)",
+    ]
+
+
 def test_several_models_are_counted_apart():
     found = error([request(), request(draw=1), request(model="anthropic/x")], [])
     assert found.render().splitlines()[:2] == [

@@ -63,7 +63,8 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
                     claims,
                     graph,
                     jobs=args.jobs,
-                    keep_going=args.keep_going,
+                    # Offline nothing is spent by going on, and all that is missing is told at once.
+                    keep_going=args.keep_going or args.offline,
                     environment=environment(),
                     listener=progress,
                 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from dataclasses import replace
+
+import pytest
 
 from charforge.engine.build import FAILED, RAN, STALE, UNKNOWN, UP_TO_DATE, Context
 from charforge.engine.graph import Graph
@@ -249,3 +252,35 @@ def test_a_workshop_that_refuses_leaves_a_stage_to_run(yard):
 
     found = going(yard, [yard.stage("base", make=make)])
     assert (found["base"].status, found["base"].whole, found["base"].error) == (STALE, False, None)
+
+
+# --- Any graph ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_what_it_says_of_any_graph_is_what_a_build_then_does(yard, seed):
+    _agree(yard, random.Random(seed))
+
+
+def _agree(yard, chance):
+    """Build some of a random graph, with some calls recorded by others; then rehearse the whole of it, and build it."""
+    names = [f"s{n}" for n in range(chance.randint(2, 6))]
+    stages = []
+    for place, name in enumerate(names):
+        reads = chance.sample(names[:place], min(place, chance.randint(0, 2)))
+        questions = [f"q{chance.randint(0, 8)}" for _ in range(chance.randint(0, 3))]
+        stages.append(caller(yard, name, *questions, **{f"in_{each}": each for each in reads}))
+    yard.build(stages, *chance.sample(names, chance.randint(0, 2)) or [names[0]])
+    other = caller(yard, "other", *(f"q{n}" for n in chance.sample(range(9), 3)))
+    yard.build([other])
+    found = going(yard, stages)
+    outcomes = yard.build(stages)
+    for name, each in found.items():
+        if each.status == UP_TO_DATE or each.outputs is not None:
+            assert outcomes[name].status == (UP_TO_DATE if each.status == UP_TO_DATE else RAN)
+            assert outcomes[name].outputs == each.outputs
+            assert outcomes[name].action == each.action
+    known = {question for each in found.values() for question in asked({"it": each}, "it")[1]}
+    assert known <= set(yard.made)
+    if all(each.outputs is not None for each in found.values()):
+        assert yard.made == []
