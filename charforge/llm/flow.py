@@ -61,6 +61,8 @@ _SLACK_S = 0.05
 """A timer may be late by this much without the rate suffering."""
 _LONG_AGO_S = 180.0
 """Of the past that a rate is learned from."""
+_SELDOM = 200
+"""Answers to one 429 from which on a 429 is no mere noise."""
 _LONGEST_PAUSE_S = 600.0
 """A call that was never sent waits this long for an endpoint that asked for a pause; its deadline has not begun."""
 
@@ -251,6 +253,8 @@ class _Rate:
 
         `lone`: most calls sent after the refused one were let through. `told`: the rate by configuration or headers.
         """
+        if lone and self.known == math.inf:
+            return  # a limit that is reached refuses more than one call
         before = min(self.now(), told)
         first = self._from_start and len(self._releases) == 1
         releases = self._releases
@@ -275,8 +279,8 @@ class _Rate:
         good = next((each for each in (whole, recent) if each.is_good(before)), None)
         rate = (good or whole).rate
         trusted = good is not None or (self.trusted and abs(rate / self.known - 1) < 0.05)
-        if lone and (self.known == math.inf or recent.n < 10 or (self.trusted and rate < 0.7 * self.known)):
-            return  # a limit that is reached refuses more than one call
+        if lone and self.known != math.inf and (recent.n < 10 or (self.trusted and rate < 0.7 * self.known)):
+            return
         if not trusted and before != math.inf:
             # Too little, if a small bucket ran over; the pace was too much, if by how much is not known.
             rate = math.sqrt(rate * max(rate, min(before, 4 * rate)))
@@ -363,6 +367,9 @@ class Gate:
             0  # refused with it; of calls sent after it; in flight then
         )
         self._unclear = 0
+        self._answers_then = self._since_pause = (
+            0  # answers at the last such 429; answers from the one before to it
+        )
         self._in_vain = 0  # such 429s in a row without an answer
 
         # The endpoint.
@@ -479,7 +486,7 @@ class Gate:
         spent = self._clock() - began
         text = f"{self.name}: no answer after {_many(tries, 'try', 'tries')} in {_span(spent)}"
         if failure is not None and failure.retry_after and wait:
-            text += f"; it asks to wait {_span(wait)}, beyond the deadline of {_span(self._deadline)} a call"
+            text += f"; it asks to wait {_span(wait)}, beyond the deadline of {_span(self._deadline)}"
         elif spent < self._deadline:
             text += f", and the next would be beyond the deadline of {_span(self._deadline)}"
         if failure is not None:
@@ -777,6 +784,8 @@ class Gate:
                 pause = max(pause, min(2.0 ** (self._in_vain - 1), 60.0) * self._rng.uniform(0.5, 1.0))
             self._event_at, self._event = now, ticket.serial
             self._shower, self._shower_after, self._beside = 1, 0, self._in_flight
+            self._since_pause = self._answers - self._answers_then
+            self._answers_then = self._answers
             self._in_vain += 1
             self._pauses += 1
         elif self._event is not None:
@@ -796,7 +805,7 @@ class Gate:
         elif after < 3 and self._learned.known == math.inf:
             # Too few went with it to tell. It is the limit if it comes to that again and again.
             self._unclear += 1
-            lone = lone or self._unclear < 3
+            lone = lone or (self._unclear < 3 and self._since_pause < _SELDOM)
         else:
             self._unclear = 0
         self._learned.learn(
