@@ -462,3 +462,23 @@ def test_what_was_imported_is_exported_as_the_same_bytes(file, tmp_path):
     recording.write(tmp_path / "again.jsonl", "ada", again)
     recording.write(tmp_path / "first.jsonl", "ada", observations())
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()
+
+
+def test_a_call_that_a_build_is_making_is_waited_for(tmp_path):
+    recording.write(tmp_path / "a.jsonl", "ada", observations())
+    first = observations()[0]
+
+    async def go(store, claims, found):
+        async with claims.hold(first.action.digest):  # as a build does while it asks
+            adding = asyncio.ensure_future(recording.add(store, claims, found))
+            while len(list(store.all_actions())) < 2:
+                await asyncio.sleep(0)
+            store.record(first.action, store.pack({"reply": reply("Asked and paid for.")}), {}).result()
+        return await adding
+
+    with Store(tmp_path / "store") as store, recording.verified(tmp_path / "a.jsonl") as found:
+        claims = Claims(store.root / "claims")
+        assert asyncio.run(go(store, claims, found)) == recording.Added(added=2, differs=1)
+        claims.close()
+        (trace,) = store.observations(first.action.digest)
+        assert store.read(trace.outputs["reply"]) == reply("Asked and paid for.")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,22 @@ def test_a_stage_that_is_sure_to_fail_is_told_with_its_error(run, eliza, edit):
     assert "  written     would fail\n" in out
     assert "  dataset     not yet known\n" in out
     assert err.startswith("error: characters/written/eliza.md:")
+
+
+def test_a_yield_that_is_sure_to_be_too_small_is_told(run, eliza, monkeypatch):
+    class Rambling(ScriptedWorkshop):
+        async def complete(self, request, weights):
+            return replace(await super().complete(request, weights), text="Hm.")
+
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: Rambling())
+    more = ("--set=scenes.min_yield=1", "--to", "scenes")
+    status, _out, built = run("build", "eliza", *SCRIPTED, *more)
+    assert status == 1
+    status, out, err = run("plan", "eliza", *SCRIPTED, *more)
+    assert status == 1
+    assert "  scenes      would fail " in out
+    assert err.startswith("error: eliza: scenes: 0 of 2 were accepted, expected at least 2")
+    assert err in built
 
 
 def test_a_stage_that_is_not_there(run, eliza):

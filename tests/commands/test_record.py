@@ -75,6 +75,13 @@ def test_two_exports_are_the_same_bytes_also_from_another_store(run, built):
     assert (built / "a.jsonl.zst").read_bytes() == (built / "c.jsonl.zst").read_bytes()
 
 
+def test_gc_keeps_what_was_imported_for_a_build_to_come(run, built, scripted):
+    run("record", "export", "eliza", "eliza.jsonl", *SCRIPTED)
+    anew(built)
+    run("record", "import", "eliza.jsonl")
+    assert run("gc", "-n") == (0, "nothing to remove\n", "")
+
+
 def test_an_export_changes_nothing_in_the_store(run, built):
     def contents():
         return {path: path.read_bytes() for path in (built / ".charforge").rglob("*") if path.is_file()}
