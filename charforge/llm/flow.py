@@ -127,13 +127,14 @@ class Failure(Exception):
 class _Ticket:
     """The right to send once. `serial` counts what the gate sent; `spent` is the token window's slot."""
 
-    __slots__ = ("at", "probe", "serial", "spent", "tokens")
+    __slots__ = ("at", "limited", "probe", "serial", "spent", "tokens")
 
     def __init__(self, serial: int, at: float, tokens: float) -> None:
         self.serial = serial
         self.at = at
         self.tokens = tokens
         self.probe = False
+        self.limited = False  # by a rate: what its failure said
         self.spent: list[float] | None = None
 
 
@@ -148,9 +149,8 @@ class _Window:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._used = 0.0
-        self._slots: deque[list[float]] = (
-            deque()
-        )  # [latest moment, spent]; the moment is -inf once it is forgotten
+        # [latest moment, spent]; the moment is -inf once it is forgotten.
+        self._slots: deque[list[float]] = deque()
 
     def room_at(self, amount: float, now: float) -> float:
         """Return when to look again whether `amount` fits; -inf where it does now."""
@@ -213,9 +213,8 @@ class _Rate:
     def __init__(self) -> None:
         self.known = math.inf  # calls a second; inf: nothing learned
         self.trusted = False
-        self._releases: deque[tuple[float, int, float]] = deque(
-            maxlen=16
-        )  # (time, accepted, seconds lost) by then
+        # Of each: its time, and what was let through and how many seconds were lost until then.
+        self._releases: deque[tuple[float, int, float]] = deque(maxlen=16)
         self._lost = 0.0
         self._from_start = True  # the oldest of them is the first send, no release
         self._paced_s = 0.0  # sending at the allowed pace since the last release
@@ -352,29 +351,30 @@ class Gate:
         self._tokens = None if tokens_per_minute is None else _Window(max(1.0, tokens_per_minute))
         self._own_rpm = math.inf if requests_per_minute is None else requests_per_minute
         self._own_tpm = math.inf if tokens_per_minute is None else tokens_per_minute
-        self._told = (
-            _UNDER_TOLD * self._own_rpm / _MINUTE
-        )  # calls a second: the user's figure or the headers', the smaller
+        # Calls and tokens a second, of the user's figure or the headers', the smaller.
+        self._told = _UNDER_TOLD * self._own_rpm / _MINUTE
         self._told_tokens = _UNDER_TOLD * self._own_tpm / _MINUTE
         self._limits: Limits | None = None
         self._learned = _Rate()
         self._next = self._next_tokens = -math.inf  # when the pace allows the next call
         self._catch_up, self._credit, self._caught_up = _CATCH_UP, 0.0, -math.inf
         self._release = -math.inf  # nothing is sent before
-        self._event_at = -math.inf  # when the last 429 that counts came
-        self._event: int | None = None  # the serial of the call that got it, while the pause lasts
-        self._shower = self._shower_after = self._beside = (
-            0  # refused with it; of calls sent after it; in flight then
+
+        # The last 429 that speaks of a rate and came alone or first, and what is known of it until its pause is over.
+        self._event_at = -math.inf
+        self._event: int | None = None  # the serial of the call that got it
+        self._beside = 0  # calls in flight then
+        self._shower = self._shower_after = (
+            0  # 429s with it, itself among them; of those, to calls sent after it
         )
-        self._unclear = 0
-        self._answers_then = self._since_pause = (
-            0  # answers at the last such 429; answers from the one before to it
-        )
-        self._in_vain = 0  # such 429s in a row without an answer
+        self._unclear = 0  # such events in a row that may have been noise
+        self._in_vain = 0  # such events in a row without an answer between them
+        self._answers_then = 0
+        self._since_pause = 0  # answers between the last event and the one before
 
         # The endpoint.
-        self._ended: EndpointError | None = None
-        self._failing = 0
+        self._ended: EndpointError | None = None  # why nothing will be sent any more
+        self._failing = 0  # failures in a row that say it is down
         self._failing_since = 0.0
         self._down = False
         self._probing = False
@@ -417,7 +417,7 @@ class Gate:
                                 text=failure.text, finish_reason="malformed", facts={"attempts": tries}
                             )
                             return Answer(reply, failure.limits)
-                    await self._back_off(tries, began, failure)
+                    await self._back_off(ticket, tries, began, failure)
                     ticket = await self._enter(tokens, self._again)
         except TimeoutError:
             if not scope.expired():
@@ -457,7 +457,9 @@ class Gate:
             raise
         except CharForgeError as error:
             self._final(error)
-            raise self._ended_like(error) from error
+            if isinstance(error, BadRequest) and isinstance(self._ended, RefusesAll):
+                raise _copy(self._ended) from error
+            raise
         except asyncio.CancelledError:
             on_lost()
             raise
@@ -467,11 +469,11 @@ class Gate:
         finally:
             self._leave(ticket)
 
-    async def _back_off(self, tries: int, began: float, failure: Failure) -> None:
+    async def _back_off(self, ticket: _Ticket, tries: int, began: float, failure: Failure) -> None:
         """Wait as long as this call has to; raise NoAnswer where its deadline comes before the end of that."""
         now = self._clock()
         left = began + self._deadline - now
-        if _speaks_of_rate(failure):
+        if ticket.limited:
             # The gate itself waits, and lets this one in first.
             if self._release - now >= left:
                 raise self._no_answer(tries, began, failure, wait=self._release - now)
@@ -671,13 +673,14 @@ class Gate:
         self._last_failure = failure.text
         if failure.limits is not None:
             self._heed(failure.limits)
+        ticket.limited = _speaks_of_rate(failure, ticket.tokens)
         if not failure.billed:
             self._spent(ticket, 0)
         if failure.kind == "malformed":
             self._failing = 0
             if self._down:
                 self._up()
-        elif _speaks_of_rate(failure):
+        elif ticket.limited:
             self._turned_away += 1
             self._pause(ticket, failure, now)
         elif failure.kind in ("overload", "timeout") and ticket.at >= self._cut_at:
@@ -707,12 +710,6 @@ class Gate:
                 )
         elif isinstance(error, EndpointError):
             self._end(error)
-
-    def _ended_like(self, error: CharForgeError) -> CharForgeError:
-        """Return what a call whose attempt gave `error` raises: the run of bad requests ends with its own error."""
-        if isinstance(error, BadRequest) and isinstance(self._ended, RefusesAll):
-            return _copy(self._ended)
-        return error
 
     def _end(self, error: EndpointError) -> None:
         if self._ended is None:
@@ -875,8 +872,18 @@ class Gate:
         self._limit = min(self._limit, float(_FIRST_LIMIT))
 
 
-def _speaks_of_rate(failure: Failure) -> bool:
-    return failure.kind == "overload" and (failure.retry_after is not None or failure.limits is not None)
+def _speaks_of_rate(failure: Failure, tokens: float) -> bool:
+    """Say whether it was too much a minute, and not too many at once: headers that leave room for a call deny it."""
+    if failure.kind != "overload":
+        return False
+    if failure.retry_after is not None:
+        return True
+    limits = failure.limits
+    if limits is None or (limits.requests_left is None and limits.tokens_left is None):
+        return limits is not None
+    return (limits.requests_left is not None and limits.requests_left < 1) or (
+        limits.tokens_left is not None and limits.tokens_left < max(tokens, 1)
+    )
 
 
 def _copy(error: EndpointError) -> EndpointError:

@@ -408,11 +408,28 @@ class Capacity:
         return OK
 
 
+def test_a_refusal_whose_headers_leave_room_speaks_of_places():
+    full = Failure(
+        "overload", "503", limits=Limits(requests_per_minute=600, requests_left=500, tokens_left=10**6)
+    )
+    short = Failure(
+        "overload", "429", limits=Limits(requests_per_minute=600, requests_left=500, tokens_left=900)
+    )
+
+    async def main(failure):
+        it = gate()
+        await it.run(Script(failure, OK), tokens=1000, on_lost=nothing)
+        return it.stats()["pauses"]
+
+    assert virtually(main(full)) == 0
+    assert virtually(main(short)) == 1
+
+
 @pytest.mark.parametrize("places", [3, 32, 200])
 def test_the_number_of_places_is_found(places):
     endpoint = Capacity(places)
-    virtually(traffic(gate(), endpoint, seconds=120, workers=256))
-    assert endpoint.ok > 0.9 * 120 * places / 0.22
+    virtually(traffic(gate(), endpoint, seconds=60, workers=256))
+    assert endpoint.ok > 0.9 * 60 * places / 0.22
     assert endpoint.bad < (0.1 if places < 16 else 0.02) * endpoint.ok
 
 
