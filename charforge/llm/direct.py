@@ -295,6 +295,9 @@ async def _read(response: aiohttp.ClientResponse, cap: int, *, whole: bool) -> b
         unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either
     elif packed not in {"identity", ""}:
         malformed(f"the answer is packed with {short(packed, 20)}, which was not asked for")
+    if whole and (response.content_length or 0) > cap:
+        response.close()
+        malformed(f"the answer is longer than {cap:,} bytes")
     content = response.content
     parts: list[bytes] = []
     size = 0

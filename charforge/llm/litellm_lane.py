@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charforge.errors import CharForgeError
@@ -20,6 +20,7 @@ from charforge.llm.errors import BadRequest
 from charforge.llm.flow import Answer, Failure, FailureKind, Limits
 from charforge.llm.request import Request
 from charforge.llm.wire import (
+    BAD_KEY,
     answer_of,
     bad_request,
     filtered,
@@ -89,6 +90,8 @@ class LitellmLane:
         """End the connections that litellm keeps."""
         if _litellm is not None and hasattr(_litellm, "close_litellm_async_clients"):
             await _litellm.close_litellm_async_clients()
+            # It would hand the closed ones out again.
+            _litellm.in_memory_llm_clients_cache.flush_cache()
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         endpoint = self._endpoint
@@ -163,14 +166,17 @@ class LitellmLane:
     def _refused(self, litellm: Any, request: Request, error: Exception) -> Answer:
         """Return the answer that a refusal by a content filter is; raise what any other exception means."""
         exceptions, endpoint = litellm.exceptions, self._endpoint
-        words, said = short(str(error)), str(error)[:4000].lower()
+        words = short(str(error).partition("Traceback (most recent")[0])
+        said = f"{getattr(error, 'code', None)} {str(error)[:4000]}".lower()
         status = getattr(error, "status_code", None)
         if isinstance(error, exceptions.ContentPolicyViolationError):
             return filtered(words, None)
         if is_no_credit(said):
             raise no_credit(endpoint, words) from None
-        if isinstance(error, exceptions.AuthenticationError) or (
-            isinstance(error, exceptions.PermissionDeniedError) and speaks_of_keys(said)
+        if (
+            isinstance(error, exceptions.AuthenticationError)
+            or (isinstance(error, exceptions.PermissionDeniedError) and speaks_of_keys(said))
+            or BAD_KEY.search(said)
         ):
             raise wrong_key(request.model, endpoint, words) from None
         if isinstance(error, exceptions.NotFoundError):
@@ -184,49 +190,57 @@ class LitellmLane:
             if is_filter(said):
                 return filtered(words, None)
             raise bad_request(request, words, status, None) from None
-        kind: FailureKind
-        billed = False
-        if isinstance(error, exceptions.Timeout):
-            kind, billed = "timeout", True
-        elif isinstance(error, exceptions.RateLimitError | exceptions.ServiceUnavailableError) or is_busy(
-            said
-        ):
-            kind = "overload"
-        elif isinstance(error, exceptions.APIResponseValidationError):
-            kind, billed = "malformed", True
-        elif isinstance(error, exceptions.APIConnectionError):
-            kind, billed = "network", not _never_sent(error)
-        elif isinstance(error, exceptions.APIError | exceptions.InternalServerError):
-            kind = "server"
-        else:
+        kind, billed = _kind(exceptions, error, said)
+        if kind is None:
             raise CharForgeError(f"{request.model}: {type(error).__name__}: {words}") from None
         headers = _headers(error)
         limits = _limits(headers) if kind == "overload" else None
         raise Failure(kind, words, retry_after=retry_after(headers), limits=limits, billed=billed) from None
 
 
-def _never_sent(error: BaseException) -> bool:
-    """Whether no connection came about, as far as an exception's causes tell."""
-    cause: BaseException | None = error
+_NO_CONNECTION = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError"}
+
+
+def _kind(exceptions: Any, error: Exception, said: str) -> tuple[FailureKind | None, bool]:
+    """Return the kind of failure that an exception is, None where it is none, and whether it may have to be paid for."""
+    causes = {type(each).__name__ for each in _causes(error)}
+    if causes & _NO_CONNECTION:  # litellm calls it a server's error
+        return "network", False
+    if "ModuleNotFoundError" in causes:  # a provider whose client is no dependency of ours
+        return None, False
+    if isinstance(error, exceptions.Timeout):
+        return "timeout", True
+    if isinstance(error, exceptions.RateLimitError | exceptions.ServiceUnavailableError) or is_busy(said):
+        return "overload", False
+    if isinstance(error, exceptions.APIResponseValidationError):
+        return "malformed", True
+    if isinstance(error, exceptions.APIConnectionError) or "APIConnectionError" in causes:
+        return "network", True
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and status >= 500:
+        return "server", status == 504
+    return None, False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, and those that led to it: litellm wraps its clients' several times over."""
     for _ in range(10):
-        if cause is None:
-            return False
-        if type(cause).__name__ in {
-            "ConnectError",
-            "ConnectTimeout",
-            "ClientConnectorError",
-            "ClientConnectorDNSError",
-        }:
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _headers(error: Exception) -> Mapping[str, str]:
-    found = getattr(error, "litellm_response_headers", None)
-    if not found:
-        found = getattr(getattr(error, "response", None), "headers", None)
-    return {str(name).lower(): str(value) for name, value in dict(found or {}).items()}
+    """Return the headers of the answer that an exception is about."""
+    for cause in _causes(error):
+        for found in (
+            getattr(cause, "headers", None),
+            getattr(getattr(cause, "response", None), "headers", None),
+        ):
+            if found:
+                return {str(name).lower(): str(value) for name, value in dict(found).items()}
+    return {}
 
 
 def _limits(headers: Mapping[str, Any] | None) -> Limits | None:

@@ -50,7 +50,10 @@ _NO_CREDIT = re.compile(
     r"insufficient_quota|insufficient[ _]balance|insufficient[ _]credit|credit balance|billing_hard_limit|billing_not_active"
     r"|not enough credits|out of credit|payment required"  # not "exceeded your … quota": with Gemini that is a minute's
 )
-BAD_KEY = re.compile(r"invalid_api_key|api key not valid|(?:invalid|incorrect|expired) api key")
+BAD_KEY = re.compile(
+    r"invalid_api_key|api key not valid|(?:invalid|incorrect|expired) api key"
+    r"|missing credentials|missing [a-z ]{0,20}api key|api_key client option must be set"
+)
 _KEY_WORDS = re.compile(
     r"api[ _-]?key|authenti|authoriz|credential|token|permission|forbidden|access denied|not have access|not allowed"
 )
@@ -285,12 +288,12 @@ def failure_of(
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks us to wait."""
+    """Return the seconds that an answer asks us to wait. Names of headers are in lower case, or looked up in any."""
     with contextlib.suppress(ValueError):
         milliseconds = headers.get("retry-after-ms")
         if milliseconds is not None:
             return _seconds_or_raise(float(milliseconds) / 1000)
-    value = headers.get("Retry-After")
+    value = headers.get("retry-after")
     if value is None:
         return None
     with contextlib.suppress(ValueError):
