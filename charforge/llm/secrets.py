@@ -27,7 +27,7 @@ _LOOKS = re.compile(
     | \b(?:AIza|hf_|gsk_|xai-|nvapi-|pplx-|fw_|r8_|ghp_|csk-|tgp_v1_)[A-Za-z0-9_-]{12,}
     | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
     | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_.-]+                    # a JSON web token
-    | (?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=*-]{8,}
+    | (?i:\b(?:bearer|basic)\s+)(?=\S*[0-9=*])[A-Za-z0-9._~+/=*-]{8,}
     | [A-Za-z0-9_-]{2,}\*{3,}[A-Za-z0-9_*-]*                       # masked by the provider: the ends are still telling
     | (?i:\b(?:api[-_\x20]?key|x-api-key|access[-_\x20]?token|secret|password)["']?\s*[:=]\s*["']?)(?!\[key\])[^\s"',;&]{6,}
     """
