@@ -529,5 +529,5 @@ async def _add(store: Store, claims: Claims, each: Observation, root: str, added
             added.known += same
             added.differs += not same
             return
-        await asyncio.wrap_future(store.record(each.action, packed, {**each.facts, "imported": root}))
+        await store.record(each.action, packed, {**each.facts, "imported": root}).landed()
         added.added += 1

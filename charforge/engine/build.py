@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from charforge.engine.explain import Reason, reasons
 from charforge.engine.fair import Places
 from charforge.engine.graph import Graph, Output, Source, Stage
 from charforge.engine.store import NO_ROOM, Store, Trace, no_room
+from charforge.engine.writer import Write
 
 UP_TO_DATE = "up to date"
 RAN = "ran"
@@ -508,18 +508,19 @@ class Build:
     async def _make_now(self, context: Context, action: Action, perform: Perform) -> Called:
         context.go_on()
         async with self.claims.hold(action.digest, lambda _polls: context.go_on()):
-            recorded = self._replay(action.digest)  # again: another process may have made it meanwhile
-            if recorded is not None:
+            # Looked up again: another process may have made it meanwhile.
+            before = self.store.newest(action.digest)
+            if before is not None and (recorded := self._replay(action.digest)) is not None:
                 return recorded
             context.go_on()
-            if self.store.lost(action.digest):
+            if before is not None:
                 text = f"the recorded reply of call {action.digest[:12]} is gone from the store, or damaged"
                 self.listener.note(f"{context.stage.name}: {text}; asking again")
             clock = time.perf_counter()
             reply, record = await perform()
             record = {**record, "seconds": time.perf_counter() - clock, "stage": context.stage.name}
             packed = self.store.pack({"reply": reply})
-            await _durable(self.store.record(action, packed, record))
+            await _durable(self.store.record(action, packed, record, first=before is None))
         self.listener.call_made(context.stage.name, action.digest, record)
         return Called(reply, record, made=True)
 
@@ -608,17 +609,17 @@ def action_of(stage: Stage, made: Mapping[str, Mapping[str, str]]) -> Action:
     return Action(stage.kind, stage.version, stage.params, inputs)
 
 
-async def _durable(write: Future[None]) -> None:
+async def _durable(write: Write) -> None:
     """Wait for a write to the store.
 
     Also through a cancellation (it is the milliseconds of a commit), so that no claim ends before what it was for is
     there for others to find.
     """
     try:
-        await asyncio.wrap_future(write)
+        await write.landed()
     except asyncio.CancelledError:
         with suppress(Exception):
-            await asyncio.wrap_future(write)
+            await write.landed()
         raise
 
 

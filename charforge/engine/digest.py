@@ -55,7 +55,7 @@ def _plain(value: Any) -> bool:
         return all(map(_plain, value))
     if kind is int:
         return -(2**53) < value < 2**53
-    return kind is float and 1e-4 <= abs(value) < 1e15 and not value.is_integer()
+    return bool(kind is float and 1e-4 <= abs(value) < 1e15 and not value.is_integer())
 
 
 def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:

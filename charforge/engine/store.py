@@ -16,20 +16,18 @@ import fcntl
 import hashlib
 import json
 import os
-import queue
 import shutil
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
 from charforge.engine.errors import Damaged, EngineError
+from charforge.engine.writer import INSERT_ACTION, INSERT_BLOB, INSERT_TRACE, Statement, Write, Writer
 
 FORMAT = 1
 """Version of everything under the store's folder. A store of a newer format is refused, never guessed at."""
@@ -42,7 +40,6 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CHUNK = 1 << 20
 # How the canonical body of a call begins, in 27 bytes: it has no inputs, and keys are sorted.
 _CALL = b'{"inputs":{},"kind":"call",'
-_COMMIT_LIMIT = 512
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
@@ -81,12 +78,6 @@ class Packed:
     inline: dict[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    statements: list[tuple[str, tuple[Any, ...]]]
-    done: Future[None]
-
-
 class Store:
     """An open store. One per process and folder; call `close()` (or use it as a context manager)."""
 
@@ -114,7 +105,9 @@ class Store:
             with self.alone("open"):
                 self._db = undo.enter_context(contextlib.closing(self._connect()))
                 self._prepare()
-                self._writer = _Writer(self._connect(), self._on_durable, root)
+                self._writer = Writer(
+                    self._connect(), on_durable=self._on_durable, explained=lambda: explained(root)
+                )
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -322,21 +315,28 @@ class Store:
         except Damaged:
             return False
 
-    def record(self, action: Action, packed: Packed, record: Mapping[str, Any]) -> Future[None]:
-        """Add an observation of `action`. The future is done when blobs and trace are durable."""
+    def newest(self, action: str) -> int | None:
+        """Return the number of an action's last observation, sound or not; None if there never was one."""
+        number: int | None = self._rows("SELECT max(observation) FROM traces WHERE action = ?", action)[0][0]
+        return number
+
+    def record(
+        self, action: Action, packed: Packed, record: Mapping[str, Any], *, first: bool = False
+    ) -> Write:
+        """Add an observation of `action`. The write is done when blobs and trace are durable.
+
+        `first` says that the caller knows of none before, from `newest`.
+        """
         outputs_json = canonical(packed.outputs).decode()
         digest = action.digest
-        statements: list[tuple[str, tuple[Any, ...]]] = [
-            ("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (name, data))
-            for name, data in packed.inline.items()
-        ]
-        statements.append(("INSERT OR IGNORE INTO actions VALUES (?, ?)", (digest, action.canonical)))
+        statements: list[Statement] = [(INSERT_BLOB, item) for item in packed.inline.items()]
+        statements.append((INSERT_ACTION, (digest, action.canonical)))
         record_json = json.dumps(record)
-        newest = self._rows("SELECT max(observation) FROM traces WHERE action = ?", digest)[0][0]
+        newest = None if first else self.newest(digest)
         observation = 0 if newest is None else newest + 1
         seal = _seal(digest, observation, outputs_json, record_json)
         row = (digest, observation, outputs_json, record_json, seal)
-        statements.append(("INSERT INTO traces VALUES (?, ?, ?, ?, ?)", row))
+        statements.append((INSERT_TRACE, row))
         return self._write(statements)
 
     def action_body(self, action: str) -> dict[str, Any] | None:
@@ -369,7 +369,7 @@ class Store:
         rows = self._rows("SELECT action, reasons FROM stages WHERE name = ?", stage)
         return (rows[0][0], json.loads(rows[0][1])) if rows else None
 
-    def set_last(self, stage: str, action: str, reasons: list[Any]) -> Future[None]:
+    def set_last(self, stage: str, action: str, reasons: list[Any]) -> Write:
         """Remember which action a stage came from, and why it ran."""
         values = (stage, action, json.dumps(reasons), time.time())
         return self._write([("INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", values)])
@@ -428,7 +428,7 @@ class Store:
 
     def forget(self, actions: list[str], blobs: list[str]) -> None:
         """Remove actions with their traces, and small blobs, in one transaction; then give the room back."""
-        statements: list[tuple[str, tuple[Any, ...]]] = []
+        statements: list[Statement] = []
         for digest in actions:
             statements.append(("DELETE FROM traces WHERE action = ?", (digest,)))
             statements.append(("DELETE FROM actions WHERE digest = ?", (digest,)))
@@ -451,9 +451,7 @@ class Store:
 
     def set_view_entries(self, add: Mapping[str, tuple[str, int, int, int]], remove: list[str]) -> None:
         """Remember view files as written, forget removed ones."""
-        statements: list[tuple[str, tuple[Any, ...]]] = [
-            ("DELETE FROM views WHERE path = ?", (path,)) for path in remove
-        ]
+        statements: list[Statement] = [("DELETE FROM views WHERE path = ?", (path,)) for path in remove]
         statements += [
             ("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?)", (path, *row)) for path, row in add.items()
         ]
@@ -490,12 +488,8 @@ class Store:
         with explained(self.root):
             return self._db.execute(sql, values).fetchall()
 
-    def _write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> Future[None]:
-        done: Future[None] = Future()
-        # From here on nobody can cancel it: a waiter that is cancelled must not take a paid reply with it.
-        done.set_running_or_notify_cancel()
-        self._writer.put(_Entry(statements, done))
-        return done
+    def _write(self, statements: list[Statement]) -> Write:
+        return self._writer.put(statements)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(
@@ -515,72 +509,6 @@ class Store:
             raise newer(self.root, version)
         if version < FORMAT:
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-
-
-class _Writer(threading.Thread):
-    """Commits queued entries in groups, in order, on a connection of its own."""
-
-    def __init__(self, db: sqlite3.Connection, on_durable: Callable[[str], None], root: Path) -> None:
-        super().__init__(name="charforge-store-writer", daemon=True)
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._db = db
-        self._on_durable = on_durable
-        self._root = root
-        self._stopped = False
-        self.start()
-
-    def put(self, entry: _Entry) -> None:
-        if self._stopped:
-            raise RuntimeError("the store is closed")
-        self._queue.put(entry)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._queue.put(None)
-        self.join()
-        self._db.close()
-
-    def run(self) -> None:
-        stopping = False
-        while not stopping:
-            entry = self._queue.get()
-            group: list[_Entry] = []
-            while entry is not None:
-                group.append(entry)
-                if len(group) >= _COMMIT_LIMIT:
-                    break
-                try:
-                    entry = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            stopping = entry is None
-            if group:
-                self._commit(group)
-
-    def _commit(self, group: list[_Entry]) -> None:
-        try:
-            with explained(self._root):
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    for entry in group:
-                        for sql, values in entry.statements:
-                            self._db.execute(sql, values)
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-            self._on_durable("commit")
-        except BaseException as error:  # noqa: BLE001 - each waiting caller must hear of it
-            if len(group) > 1 and not isinstance(error, EngineError):
-                # One bad entry must not take the others, which may be paid for, with it.
-                for entry in group:
-                    self._commit([entry])
-                return
-            group[0].done.set_exception(error)
-        else:
-            for entry in group:
-                entry.done.set_result(None)
 
 
 def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
