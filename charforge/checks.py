@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charforge.dialogue import DOUBTFUL, dialogue_words
+from charforge.dialogue import ALTERED, DOUBTFUL, dialogue_words
 from charforge.evidence import STOPWORDS, content_words, words
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def dialogue_form(parsed: Parsed) -> str | None:
             return f"{leftover.reason} in line {leftover.line}: {leftover.text[:60]}"
     kept = dialogue_words(parsed.turns)
     out = sum(
-        len(left.text.split())
-        for left in parsed.leftovers
-        if left.reason not in ("markup", "action", "quotes")
+        len(left.text.split()) for left in parsed.leftovers if left.reason not in (*ALTERED, "reasoning")
     )
     if out > MAX_LEFT_OUT * (kept + out):
         return f"{out} of {kept + out} words stand outside the turns"
@@ -277,10 +275,6 @@ def foreign_language(text: str, like: str) -> str | None:
 
 
 # --- Copies and repetition -------------------------------------------------------------------------------------------
-
-
-COPIED_PROMPT = 8
-COPIED_PARAGRAPH = 12
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

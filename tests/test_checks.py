@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from charforge import checks
 from charforge.dialogue import Parsed, Turn, parse
@@ -121,6 +126,102 @@ def test_assistant_talk_is_refused(text):
 )
 def test_ordinary_talk_is_not_assistant_talk(text):
     assert checks.assistant_talk(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I’m sorry, but I can’t assist with that request.",
+        "I apologize, but I cannot create content of this kind.",
+        "Sorry, I'm not able to write a dialogue about a real person.",
+        "I am unable to fulfill this request.",
+        "Unfortunately, I won't be able to continue this roleplay; I cannot produce it.",
+        "I must respectfully decline to write this scene.",
+        "I don't feel comfortable generating this dialogue.",
+        "As an AI developed to be safe, I am not able to engage in this.",
+        "This request goes against our guidelines.",
+        "Your prompt seems to violate the content policy.",
+        "**I can't provide that.** Is there something else?",
+        "Es tut mir leid, aber ich kann dabei nicht helfen.",
+        "抱歉，我无法满足这个请求。",
+    ],
+)
+def test_a_refusal_is_told(text):
+    assert checks.refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "It was a cold night.",
+        "Here is the dialogue you asked for:",
+        "I would write about the lantern.",
+        "He cannot hear, and she will not help him with that.",
+        "Once upon a time there was a request that nobody could answer. " * 10 + "I can't help with that.",
+    ],
+)
+def test_other_replies_are_no_refusals(text):
+    assert checks.refusal(text) is None
+
+
+def test_rules_know_what_is_on_and_at_which_limit():
+    rules = checks.Rules({"length": True, "copied-prompt": 8, "near-duplicate": False})
+    assert rules.first(length="short") == ("length", "short")
+    assert rules.first(near_duplicate="like a", copied_prompt="a b") == ("copied-prompt", "a b")
+    assert (rules.words("copied-prompt"), rules.limit("near-duplicate")) == (8, 0)
+    assert rules.first(format="bad") == ("format", "bad")  # cannot be switched off
+    with pytest.raises(KeyError, match="repetition"):
+        rules.first(repetition="x")
+
+
+def test_a_limit_of_nothing_finds_nothing():
+    accepted = checks.Accepted(0)
+    accepted.add("a", "one two three")
+    assert accepted.near_duplicate("one two three") is None
+    assert checks.copied("one two", "one two", 0) is None
+    assert checks.ungrounded("one two", "three four", least=0) is None
+
+
+def test_near_duplicates_are_found_whatever_the_hash_seed():
+    code = (
+        "from charforge import checks\na = checks.Accepted(0.3)\n"
+        "for n in range(40): a.add(f't{n}', ' '.join(f'w{n * i % 13} x{i % 7}' for i in range(30)))\n"
+        "print([a.near_duplicate(' '.join(f'w{n * i % 13} x{i % 7}' for i in range(25))) for n in range(60)])"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(CHARACTERS.parent)},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+    assert "like t" in told.pop()
+
+
+words_of = st.lists(st.sampled_from("abcdefgh"), min_size=0, max_size=40).map(" ".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(words_of, max_size=6), words_of)
+def test_near_duplicates_are_those_of_the_definition(texts, asked):
+    def triples(text):
+        said = text.split()
+        return {tuple(said[i : i + 3]) for i in range(len(said) - 2)} or {tuple(said)}
+
+    accepted = checks.Accepted()
+    for number, text in enumerate(texts):
+        accepted.add(str(number), text)
+    likeness = [len(triples(t) & triples(asked)) / len(triples(t) | triples(asked)) for t in texts]
+    best = max(likeness, default=0)
+    told = accepted.near_duplicate(asked)
+    if best >= 0.7 or best < 0.5:  # right at the limit one in a hundred is missed
+        assert told == (f"like {likeness.index(best)}" if best >= 0.5 else None)
 
 
 ENGLISH = "He was the son of a singer, and they had little money for the children that were in the house."
@@ -272,7 +373,7 @@ def test_what_people_wrote_by_hand_passes_the_rules():
                     filter(None, (checks.third_person(content, ["Beethoven"]) for content in own)), None
                 ),
                 foreign_language=checks.foreign_language(text, paragraph),
-                copied_paragraph=checks.copied(text, paragraph, checks.COPIED_PARAGRAPH),
+                copied_paragraph=checks.copied(text, paragraph, 12),
                 repetition=checks.repetition(text),
                 near_duplicate=accepted.near_duplicate(text),
                 ungrounded=checks.ungrounded(text, paragraph),

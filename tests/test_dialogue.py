@@ -125,10 +125,10 @@ CORPUS: dict[str, tuple[str, list[Turn], list[tuple[int, str]]]] = {
         [said("Ries", "Master?"), said(B, "Ries.")],
         [(3, "stage-direction"), (5, "stage-direction"), (6, "stage-direction")],
     ),
-    "directions within speech are kept as they are": (
+    "directions within speech are left out and counted": (
         "Beethoven (speaking): (smiling) Come in. *pours wine* Drink.",
-        [said(B, "(smiling) Come in. *pours wine* Drink.")],
-        [],
+        [said(B, "Come in. Drink.")],
+        [(1, "stage-direction"), (1, "stage-direction")],
     ),
     "a code fence": (
         "```\nRies (speaking): Master?\nBeethoven (speaking): Ries.\n```",

@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import Turn, one_line, parse
+from charforge.dialogue import Turn, one_line, parse, without_reasoning
 from charforge.evidence import content_words
 from charforge.stages import retelling, slots
 from charforge.stages.retelling import Exchange, Teller
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from charforge.dialogue import Parsed
     from charforge.llm.request import Answered
 
-VERSION = 2
+VERSION = 3
 
 VISITOR = "Visitor"
 """Who asks in a small model's dialogues; interviews are held by a Visitor too."""
@@ -187,7 +187,9 @@ async def _dialogue(
     spoken = "\n".join(turn.content for turn in turns)
     broken = (
         ended(answered)
-        or rules.first(refused=None if turns else checks.refusal(answered.reply.text))
+        or rules.first(
+            refused=None if turns else checks.refusal(without_reasoning(answered.reply.text).lstrip())
+        )
         or spoken_rules(
             parsed,
             turns,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import Turn, one_line
+from charforge.dialogue import Turn, one_line, without_reasoning
 from charforge.evidence import content_words, stem, words
 from charforge.stages import retelling
 from charforge.stages.dialogues import SPOKEN, VISITOR, drawn, read_turns, related, spoken_rules
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
-VERSION = 2
+VERSION = 3
 
 STYLES = {
     "curious": "A curious stranger asks again and again about {thing}, and how {short_name} uses such things.",
@@ -170,13 +170,13 @@ async def _protective(
         draw=slot.draw(d),
     )
     account = Account.of(f"protective/{slot.name}/{d}", answered)
-    setting, body = split_setting(answered.reply.text)
+    setting, body = split_setting(without_reasoning(answered.reply.text))
     parsed, turns = read_turns(body, names)
     own = "\n".join(turn.content for turn in turns if turn.role == names[1])
     broken = (
         ended(answered)
         or rules.first(
-            refused=None if turns else checks.refusal(answered.reply.text),
+            refused=None if turns else checks.refusal(body),
             format=None if setting else "no Location and Status before the first turn",
         )
         or spoken_rules(

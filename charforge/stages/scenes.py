@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import one_line
+from charforge.dialogue import one_line, without_reasoning
 from charforge.errors import CharForgeError
 from charforge.evidence import content_words
 from charforge.stages.retelling import COPIED_EXAMPLE, facts, place_schema, pronoun, read_place
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
-VERSION = 2
+VERSION = 3
 
 KINDS = (
     "a quiet talk between two people who trust each other",
@@ -212,7 +212,7 @@ class _Teller:
         )
         identity = f"scene/{slot.name}"
         account = Account.of(f"{identity}/{d}", answered)
-        text = answered.reply.text
+        text = without_reasoning(answered.reply.text)
         # Of a list that was cut off not even the whole scenes are taken: what a model would have gone on to is unknown.
         items = [] if ended(answered) else read_scenes(text)
         broken = ended(answered) or self.rules.first(

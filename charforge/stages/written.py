@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from charforge.dialogue import Leftover
 
-VERSION = 1
+VERSION = 2
 
 SCENES = "Scenes"
 PROTECTIVE = "Protective dialogues"

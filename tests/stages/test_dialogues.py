@@ -224,10 +224,12 @@ BAD = [
     ),
     (FINE.replace("Look at it", "Turn on the radio"), "anachronism"),
     (
-        "Aunt (speaking): Wo ist die lantern? Ich will sie haben, und das ist nicht zu viel, mit dem gull für dich.\n"
-        "Anna (speaking): Sie ist nicht hier, und ich habe sie auch nicht. Der Mann hat sie mir aus dem Haus genommen.\n"
-        "Aunt (speaking): Das ist nicht wahr, Anna, und das wird dir auch noch leid tun.\n"
-        "Anna (speaking): Dann wird es so sein. Aber du gehst jetzt, und zwar ohne die lantern.",
+        (
+            "Aunt (speaking): Wo ist die lantern? Ich will sie haben, und das ist nicht zu viel, mit dem gull für dich.\n"
+            "Anna (speaking): Sie ist nicht hier, und ich habe sie auch nicht. Der Mann hat sie mir aus dem Haus genommen.\n"
+            "Aunt (speaking): Das ist nicht wahr, Anna, und das wird dir auch noch leid tun.\n"
+            "Anna (speaking): Dann wird es so sein. Aber du gehst jetzt, und zwar ohne die lantern."
+        ),
         "foreign-language",
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,17 @@ def test_of_a_list_that_was_cut_off_nothing_is_taken():
     made = run(Model(lambda request: cut), of=profile(1), count=4, per_call=4, attempts=1)
     assert made.records == []
     assert set(made.yield_["rejected"]) == {"cut-off"}
+
+
+def test_what_a_reasoning_model_thought_is_no_scene():
+    thought = Reply(
+        text=f"<think>{scene('A draft about the lantern and the bell, not yet good at all.')}</think>",
+        finish_reason="stop",
+    )
+    assert rule_for(thought) == "format"
+    said = replace(thought, text=thought.text + listed(FIT[:2]).text)
+    made = run(Model(lambda request: said), of=profile(1), count=2, per_call=2)
+    assert [record["background"] for record in made.records] == [each["background"] for each in FIT[:2]]
 
 
 def test_later_lists_of_a_paragraph_have_numbers_of_their_own():
