@@ -499,29 +499,32 @@ class Build:
         places = self._lanes.get(lane)
         if places is None:
             places = self._lanes[lane] = Places(self._jobs)
-        await places.take(context.stage.name)
+        party, digest = context.stage.name, action.digest
+        await places.take(party)
+        holding = True
         try:
-            return await self._make_now(context, action, perform)
-        finally:
-            places.give(context.stage.name)
-
-    async def _make_now(self, context: Context, action: Action, perform: Perform) -> Called:
-        context.go_on()
-        async with self.claims.hold(action.digest, lambda _polls: context.go_on()):
-            # Looked up again: another process may have made it meanwhile.
-            before = self.store.newest(action.digest)
-            if before is not None and (recorded := self._replay(action.digest)) is not None:
-                return recorded
             context.go_on()
-            if before is not None:
-                text = f"the recorded reply of call {action.digest[:12]} is gone from the store, or damaged"
-                self.listener.note(f"{context.stage.name}: {text}; asking again")
-            clock = time.perf_counter()
-            reply, record = await perform()
-            record = {**record, "seconds": time.perf_counter() - clock, "stage": context.stage.name}
-            packed = self.store.pack({"reply": reply})
-            await _durable(self.store.record(action, packed, record, first=before is None))
-        self.listener.call_made(context.stage.name, action.digest, record)
+            async with self.claims.hold(digest, lambda _polls: context.go_on()):
+                # Looked up again: another process may have made it meanwhile.
+                before = self.store.newest(digest)
+                if before is not None and (recorded := self._replay(digest)) is not None:
+                    return recorded
+                context.go_on()
+                if before is not None:
+                    text = f"the recorded reply of call {digest[:12]} is gone from the store, or damaged"
+                    self.listener.note(f"{party}: {text}; asking again")
+                clock = time.perf_counter()
+                reply, record = await perform()
+                # The endpoint is done with it: the next call need not wait until this one is on the disk.
+                holding = False
+                places.give(party)
+                record = {**record, "seconds": time.perf_counter() - clock, "stage": party}
+                packed = self.store.pack({"reply": reply})
+                await _durable(self.store.record(action, packed, record, first=before is None))
+        finally:
+            if holding:
+                places.give(party)
+        self.listener.call_made(party, digest, record)
         return Called(reply, record, made=True)
 
     def _replay(self, call: str) -> Called | None:

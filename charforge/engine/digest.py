@@ -54,7 +54,7 @@ def _plain(value: Any) -> bool:
     if kind is list or kind is tuple:
         return all(map(_plain, value))
     if kind is int:
-        return -(2**53) < value < 2**53
+        return bool(-(2**53) < value < 2**53)
     return bool(kind is float and 1e-4 <= abs(value) < 1e15 and not value.is_integer())
 
 

@@ -458,14 +458,16 @@ def test_when_a_call_fails_those_in_flight_are_finished_and_the_rest_is_not_begu
             ctx.call(yard.ask("bad"), perform),
             *(yard.call(ctx, name, wait=failed) for name in ("one", "two")),
         ]
-        return b" ".join(await asyncio.gather(*flying, *(yard.call(ctx, name) for name in ("three", "four"))))
+        return b" ".join(await asyncio.gather(*flying, *(yard.call(ctx, name) for name in others)))
 
+    others = [f"other {n}" for n in range(10)]
     outcome = yard.build([yard.stage("a", make=make)], jobs=3, keep_going=keep_going)["a"]
-    # The slot of `bad` is free for a moment before the stage hears of its failure: `three` may slip in, no more.
-    assert yard.made in (["bad", "one", "two"], ["bad", "one", "two", "three"])
+    # Their places are free for a moment before the stage hears of the failure: as many may slip in, no more.
+    assert yard.made[:3] == ["bad", "one", "two"]
+    assert len(yard.made) <= 6
     assert (outcome.status, outcome.calls_made) == ("failed", len(yard.made) - 1)
-    left = {"one", "two", "three", "four"} - set(yard.made)
-    yard.build([yard.stage("a", make=yard.asking("one", "two", "three", "four"))])
+    left = {"one", "two", *others} - set(yard.made)
+    yard.build([yard.stage("a", make=yard.asking("one", "two", *others))])
     assert set(yard.made) == left
 
 
