@@ -184,11 +184,11 @@ def third_person(text: str, names: Iterable[str]) -> str | None:
 
 
 _ASSISTANT = re.compile(
-    r"as an? (?:ai|artificial|large language|language)\b|language model|\bi(?:'m|’m| am) an? (?:ai|assistant|chatbot|bot)\b|\bopenai\b"
-    r"|\bchatgpt\b|\bhugging ?face\b|\bsmollm\b|(?:how|what) (?:can|may) i (?:help|assist) you|i(?:'m|’m| am) here to (?:help|assist)"
+    r"\b(?:as an? (?:ai|artificial|large language|language)\b|language model|i(?:'m|’m| am) an? (?:ai|assistant|chatbot|bot)\b|openai\b"
+    r"|chatgpt\b|hugging ?face\b|smollm\b|(?:how|what) (?:can|may) i (?:help|assist) you|i(?:'m|’m| am) here to (?:help|assist)"
     r"|i(?:'m|’m| am) (?:sorry, but i|unable to|happy to help|glad to help)|i(?:'d|’d| would) be happy to|i (?:cannot|can't|can’t) (?:assist|fulfill|provide)"
     r"|happy to assist|my (?:training data|programming|knowledge cutoff)|let me know if you|feel free to|virtual assistant"
-    r"|here(?:'s| is) an? (?:possible|sample|example|brief|short|rewritten|revised|list|dialogue|scene)|\brole-?play(?:ing)?\b",
+    r"|here(?:'s| is) an? (?:possible|sample|example|brief|short|rewritten|revised|list|dialogue|scene)|role-?play(?:ing)?\b)",
     re.IGNORECASE,
 )
 
