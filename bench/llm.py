@@ -430,6 +430,14 @@ def charforge(folder: Path, environment: Mapping[str, str], *words: str) -> tupl
 
 def generation(options: argparse.Namespace) -> Figures:
     """400 scenes, their dialogues, and protective dialogues at 500 ms with a heavy tail, against the bound of the latencies."""
+    rows: Figures = {}
+    for per_call in (1, 16):
+        found = _generation(options, per_call)
+        rows |= {f"scenes.per_call={per_call}: {what}": figure for what, figure in found.items()}
+    return rows
+
+
+def _generation(options: argparse.Namespace, per_call: int) -> Figures:
     jobs, count = 64, options.calls or 400
     settings = {"latency": 0.5, "tail": 0.5, "mode": "scripted"}
     with (
@@ -441,7 +449,8 @@ def generation(options: argparse.Namespace) -> Figures:
             folder,
             environment,
             *("build", "characters/beethoven.yaml", "--preset", "paper", "--to", "dataset", "-j", str(jobs)),
-            *("--set", f"scenes.count={count}", "--set", f"generator.model={MODEL}", *options.more),
+            *("--set", f"scenes.count={count}", "--set", f"scenes.per_call={per_call}"),
+            *("--set", f"generator.model={MODEL}", *options.more),
         )
         stats, served = server.stats(digests=True), server.cpu()
         after = _dependencies(folder)
@@ -449,16 +458,19 @@ def generation(options: argparse.Namespace) -> Figures:
     work = stats["latency_seconds"]
     path = max(_path(call, after, took) for call in after)
     bound = max(work / jobs, path)
+    # Nobody knows beforehand which call will take long, so the last ones leave places idle: no scheduler reaches the lower bound.
+    scheduled = _scheduled(after, took, jobs)
     calls = stats["requests"]
     return {
         "calls": calls,
         "most in flight": stats["max_in_flight"],
         "all latencies / concurrency, s": work / jobs,
         "longest chain of calls, s": path,
-        "bound, s": bound,
-        "the same calls placed by a list scheduler, s": _scheduled(after, took, jobs),
+        "lower bound: the larger of the two, s": bound,
+        "the same calls on places that cost nothing, s": scheduled,
         "wall, whole command, s": wall,
-        "wall / bound": wall / bound,
+        "wall / lower bound": wall / bound,
+        "wall / places that cost nothing": wall / scheduled,
         "CPU of the command, s": cpu,
         "CPU of the mock, s": served,
     }
