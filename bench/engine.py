@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from charforge.engine.build import RAN, UP_TO_DATE, Build, Context, plan
+from charforge.engine.build import RAN, Build, Context
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.engine.graph import Graph, Output, Source, Stage
+from charforge.engine.stale import UP_TO_DATE, plan
 from charforge.engine.store import Store
 
 PROMPT = "You are asked for one scene of a composer's life, and for nothing else. " * 20

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
-from charforge.engine.build import FAILED, STALE, UP_TO_DATE
+from charforge.engine.build import FAILED
 from charforge.engine.digest import Action
 from charforge.engine.graph import Source, Stage
+from charforge.engine.stale import STALE, UP_TO_DATE
 from charforge.llm.client import is_local
 from charforge.stages import interviews, scores
 from charforge.stages.slots import DRAWS_PER_SLOT, small

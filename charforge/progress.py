@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from charforge.engine.build import FAILED, RAN, STALE, UNKNOWN, Listener, Outcome, Planned
+from charforge.engine.build import FAILED, RAN, Listener, Outcome
 from charforge.engine.explain import Reason, sentences
+from charforge.engine.stale import STALE, UNKNOWN, Planned
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from charforge import pipeline, spec
-from charforge.engine.build import RAN, UP_TO_DATE, Build
+from charforge.engine.build import RAN, Build
 from charforge.engine.claims import Claims
 from charforge.engine.graph import Graph
 from charforge.engine.receipt import Stamps
+from charforge.engine.stale import UP_TO_DATE
 from charforge.engine.store import Store
 from charforge.testing import MODEL, ScriptedWorkshop
 

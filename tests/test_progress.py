@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from charforge import progress
-from charforge.engine.build import FAILED, RAN, STALE, UNKNOWN, UP_TO_DATE, Outcome, Planned
+from charforge.engine.build import FAILED, RAN, Outcome
+from charforge.engine.stale import STALE, UNKNOWN, UP_TO_DATE, Planned
 
 
 @pytest.fixture

@@ -37,9 +37,10 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     import asyncio
 
     from charforge.commands.loading import known_stage, load_for
-    from charforge.engine.build import Build, plan
+    from charforge.engine.build import Build
     from charforge.engine.claims import Claims
     from charforge.engine.errors import Damaged
+    from charforge.engine.stale import plan
     from charforge.engine.store import Store
     from charforge.progress import plan_lines, print_lines
     from charforge.spending import Spending, spending_lines
@@ -124,7 +125,8 @@ def _conclude(
 ) -> bool:
     """Where a character's build is whole, leave the receipt and the lock, and say so. Returns whether it is."""
     from charforge.engine import lock
-    from charforge.engine.build import RAN, UP_TO_DATE
+    from charforge.engine.build import RAN
+    from charforge.engine.stale import UP_TO_DATE
 
     target, mine = each.target, _mine(each, outcomes)
     if any(outcome.status not in {UP_TO_DATE, RAN} for outcome in mine.values()):

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charforge.commands.loading import known_stage, load_for
-from charforge.engine.build import UP_TO_DATE, Planned, left_by, plan
+from charforge.engine.build import left_by
+from charforge.engine.stale import UP_TO_DATE, Planned, plan
 from charforge.engine.store import Store
 from charforge.errors import CharForgeError, UsageError
 from charforge.progress import clean

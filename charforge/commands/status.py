@@ -9,7 +9,7 @@ from typing import Any
 
 from charforge.commands.loading import known_stage, load_for
 from charforge.engine import explain
-from charforge.engine.build import UP_TO_DATE, plan
+from charforge.engine.stale import UP_TO_DATE, plan
 from charforge.engine.store import Store
 from charforge.progress import clean, plan_data, plan_lines, print_lines
 from charforge.workshop import LocalWorkshop

@@ -38,7 +38,7 @@ def run_gc(args: argparse.Namespace) -> int:
     """Remove what neither a current spec nor a lock file reaches."""
     from charforge.commands.loading import load
     from charforge.engine import gc, lock
-    from charforge.engine.build import UP_TO_DATE, plan
+    from charforge.engine.stale import UP_TO_DATE, plan
     from charforge.engine.store import Store
     from charforge.workshop import LocalWorkshop
 

@@ -7,7 +7,6 @@ done, so that a stage run again replays every unchanged call for nothing.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -18,19 +17,17 @@ from typing import Any, NoReturn
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical
 from charforge.engine.errors import Damaged, EngineError
-from charforge.engine.explain import Reason, reasons
+from charforge.engine.explain import Reason
 from charforge.engine.fair import Places
 from charforge.engine.graph import Graph, Output, Source, Stage
+from charforge.engine.stale import UP_TO_DATE, action_of, why_stale
 from charforge.engine.store import NO_ROOM, Store, Trace, no_room
 from charforge.engine.writer import Write
 
-UP_TO_DATE = "up to date"
 RAN = "ran"
 FAILED = "failed"
 BLOCKED = "blocked"  # something it needs failed or was stopped
 STOPPED = "stopped"  # another failure ended the build before this could finish
-STALE = "stale"  # plan only: it would run
-UNKNOWN = "unknown"  # plan only: it depends on what a stale stage will make
 
 Perform = Callable[[], Awaitable[tuple[bytes, dict[str, Any]]]]
 """Makes a call: gives the reply's bytes and a side record (times, usage) that is no part of it."""
@@ -545,47 +542,6 @@ class Build:
         return await asyncio.shield(task)
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a build would do with a stage, as far as that can be known before it runs."""
-
-    stage: str
-    status: str
-    action: str | None
-    outputs: Mapping[str, str] | None
-    reasons: list[Reason]
-    waits_for: tuple[str, ...] = ()
-
-
-def plan(store: Store, graph: Graph, targets: Iterable[str]) -> dict[str, Planned]:
-    """Say of each stage needed whether it is up to date, stale (and why) or not yet known. Runs and writes nothing."""
-    planned: dict[str, Planned] = {}
-    for stage in graph.needed(targets):
-        waits = tuple(name for name in stage.upstream() if planned[name].outputs is None)
-        if waits:
-            planned[stage.name] = Planned(stage.name, UNKNOWN, None, None, [], waits)
-            continue
-        action = action_of(stage, {name: planned[name].outputs or {} for name in stage.upstream()})
-        trace = store.find(action.digest)
-        if trace is not None:
-            planned[stage.name] = Planned(stage.name, UP_TO_DATE, action.digest, trace.outputs, [])
-            continue
-        why = why_stale(store, stage, action)
-        planned[stage.name] = Planned(stage.name, STALE, action.digest, None, why)
-    return planned
-
-
-def why_stale(store: Store, stage: Stage, action: Action) -> list[Reason]:
-    """Return why a stage has to run, given that the store has no whole trace of its action."""
-    if store.lost(action.digest):
-        return [{"kind": "lost"}]
-    last = store.last(stage.name)
-    was = None if last is None else store.action_body(last[0])
-    # The canonical form on both sides: there 1.0 is 1 and a tuple a list.
-    now = json.loads(action.canonical)
-    return reasons(was, now, {name: ref.label for name, ref in stage.inputs.items()})
-
-
 def left_by(store: Store, action: str) -> Mapping[str, str] | None:
     """Return what a stage's action left when it failed last, None if it never did or left nothing."""
     failures = store.observations(_failure(action).digest)
@@ -594,22 +550,6 @@ def left_by(store: Store, action: str) -> Mapping[str, str] | None:
 
 def _failure(action: str) -> Action:
     return Action("failure", 1, {"action": action}, {})
-
-
-def action_of(stage: Stage, made: Mapping[str, Mapping[str, str]]) -> Action:
-    """Return a stage's action, given what the stages upstream made. Raises EngineError for an output nobody made."""
-    inputs: dict[str, str] = {}
-    for name, ref in stage.inputs.items():
-        if isinstance(ref, Output):
-            try:
-                inputs[name] = made[ref.stage][ref.name]
-            except KeyError:
-                raise EngineError(
-                    f"stage {ref.stage} made no output {ref.name!r}, which {stage.name} reads"
-                ) from None
-        else:
-            inputs[name] = ref.digest
-    return Action(stage.kind, stage.version, stage.params, inputs)
 
 
 async def _durable(write: Write) -> None:

@@ -14,21 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from charforge.engine.build import (
-    FAILED,
-    STALE,
-    UNKNOWN,
-    UP_TO_DATE,
-    Called,
-    Context,
-    Perform,
-    action_of,
-    why_stale,
-)
+from charforge.engine.build import FAILED, Called, Context, Perform
 from charforge.engine.digest import Action, of_bytes
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason
 from charforge.engine.graph import Graph, Source, Stage
+from charforge.engine.stale import STALE, UNKNOWN, UP_TO_DATE, action_of, why_stale
 from charforge.engine.store import Store
 
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from charforge.engine.build import Build, Context, Listener, Outcome, plan
+from charforge.engine.build import Build, Context, Listener, Outcome
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, of_bytes
 from charforge.engine.graph import Graph, Output, Source, Stage
+from charforge.engine.stale import plan
 from charforge.engine.store import Store
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import charforge.engine
 from charforge.engine import build as engine
+from charforge.engine import stale
 from charforge.engine.build import Listener
 from charforge.engine.digest import of_bytes
 from charforge.engine.errors import Damaged, EngineError
@@ -926,12 +927,12 @@ def test_the_engine_imports_nothing_of_the_package_outside_its_folder():
 
 def test_every_status_has_a_word_of_its_own():
     words = [
-        engine.UP_TO_DATE,
+        stale.UP_TO_DATE,
         engine.RAN,
         engine.FAILED,
         engine.BLOCKED,
         engine.STOPPED,
-        engine.STALE,
-        engine.UNKNOWN,
+        stale.STALE,
+        stale.UNKNOWN,
     ]
     assert len(set(words)) == len(words)

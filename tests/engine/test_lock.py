@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from charforge.engine import lock
-from charforge.engine.build import RAN, UP_TO_DATE, Outcome
+from charforge.engine.build import RAN, Outcome
 from charforge.engine.errors import EngineError
+from charforge.engine.stale import UP_TO_DATE
 
 OUTCOMES = {
     "scenes": Outcome("scenes", UP_TO_DATE, "b" * 64, {"scenes.jsonl": "2" * 64, "calls.jsonl": "1" * 64}),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from charforge.engine.build import UP_TO_DATE
+from charforge.engine.stale import UP_TO_DATE
 
 # -- the naive side --------------------------------------------------------------------------------------------------
 

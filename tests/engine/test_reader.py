@@ -147,4 +147,9 @@ def test_calls_come_with_the_latest_first(root):
         for n in range(3):
             record(store, Action("call", 1, {"n": n}, {}))
     with Reader(root) as store:
-        assert [body["params"] for body in store.call_bodies()] == [{"n": 2}, {"n": 1}, {"n": 0}, {"question": "who"}]
+        assert [body["params"] for body in store.call_bodies()] == [
+            {"n": 2},
+            {"n": 1},
+            {"n": 0},
+            {"question": "who"},
+        ]

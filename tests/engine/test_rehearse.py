@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from charforge.engine.build import FAILED, RAN, STALE, UNKNOWN, UP_TO_DATE, Context
+from charforge.engine.build import FAILED, RAN, Context
 from charforge.engine.graph import Graph
 from charforge.engine.reader import Reader
 from charforge.engine.rehearse import NotRehearsed, _Context, rehearse
+from charforge.engine.stale import STALE, UNKNOWN, UP_TO_DATE
 
 
 class Refused(Exception):
