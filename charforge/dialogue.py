@@ -271,8 +271,9 @@ _THOUGHTS_OF_MODEL = re.compile(
     re.IGNORECASE,
 )
 _EMPHASIS = re.compile(r"(?<=[\w’'] )(\*{1,3}|_{1,2})(\w[\w’' -]{0,30}?)\1(?=[\s.,;:!?…’”\")]|$)")
+# Only where a sentence begins: `Well, *never* again` is emphasis, and to leave its word out would turn the meaning round.
 _ASIDE = re.compile(
-    r"(?:(?<=[.!?…,;:—–\"“”’] )|^)(?P<mark>\*{1,3}|_)(?P<inner>\(?[^\W_][^*_\n]{0,200}?)(?P=mark)(?=\s|$)"
+    r"(?:(?<=[.!?…\"“”’] )|^)(?P<mark>\*{1,3}|_)(?P<inner>\(?[^\W_][^*_\n]{0,200}?)(?P=mark)(?=\s|$)"
 )
 _BRACKETED = re.compile(r"\*{0,2}\[[^\[\]]{1,200}\]\*{0,2}|\*{1,2}\([^()]{1,200}\)\*{1,2}")
 _SMILING = re.compile(r"\((?P<inner>[a-z][^().!?]{0,80})\)\s+(?=\S)")

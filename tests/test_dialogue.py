@@ -130,6 +130,11 @@ CORPUS: dict[str, tuple[str, list[Turn], list[tuple[int, str]]]] = {
         [said(B, "Come in. Drink.")],
         [(1, "stage-direction"), (1, "stage-direction")],
     ),
+    "what may be emphasis is left as it is": (
+        "Beethoven (speaking): Well, *never* again. *Never!*",
+        [said(B, "Well, *never* again. *Never!*")],
+        [],
+    ),
     "a code fence": (
         "```\nRies (speaking): Master?\nBeethoven (speaking): Ries.\n```",
         [said("Ries", "Master?"), said(B, "Ries.")],
