@@ -18,49 +18,26 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from charforge.errors import CharForgeError
 from charforge.llm.errors import BadRequest, EndpointDown, EndpointError, NoAnswer, RefusesAll
+from charforge.llm.rate import MINUTE, Rate, Window
 from charforge.llm.request import Reply
+from charforge.llm.width import Width
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 FailureKind = Literal["overload", "server", "network", "timeout", "malformed"]
 
-_MINUTE = 60.0
-
-# -- calls at once
-_FIRST_LIMIT = 16
-_ROUND = 16
-"""Answers that a share of trouble is measured over, at least; more where more are in flight: about one round trip."""
-_HEAVY = 0.2
-"""Share of trouble in a round above which the limit is halved at once."""
-_LIGHT = 0.02
-"""Share above which the limit is cut a little, to see whether that helps."""
-_CUT = 0.85
-
 # -- calls a minute
 _UNDER_TOLD = 0.99
 """Of a rate that we were told: clocks differ, and calls overtake one another on the way."""
-_AFTER, _PLATEAU = 0.97, 0.99
-"""Of a learned rate: for a few seconds after a 429, and from then on."""
-_RECOVERY_S = 5.0
-_PLATEAU_S = 120.0
-"""Paced sending before a learned rate is tried for more."""
-_CLIMB = 0.05
-"""Growth a second while a rate is searched for; half of it after each try."""
-_DOUBT = 0.06
-"""Share of time lost to rounded-up pauses above which a measured rate may be too small."""
-_EVIDENCE_S = 30.0
-"""Of refusals that it takes to doubt a rate that was measured well."""
 _CATCH_UP = 0.5
 """Seconds of rate made up after a pause of a second or more: Retry-After is whole seconds, rounded up."""
 _SLACK_S = 0.05
 """A timer may be late by this much without the rate suffering."""
-_LONG_AGO_S = 180.0
-"""Of the past that a rate is learned from."""
 _SELDOM = 200
 """Answers to one 429 from which on a 429 is no mere noise."""
 _LONGEST_PAUSE_S = 600.0
@@ -138,167 +115,6 @@ class _Ticket:
         self.spent: list[float] | None = None
 
 
-class _Window:
-    """What was spent in the last 60 s, in slots of 0.1 s, so that its size does not depend on the rate.
-
-    Strict: a slot counts until its latest moment is 60 s old.
-    """
-
-    _SLOT_S = 0.1
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self._used = 0.0
-        # [latest moment, spent]; the moment is -inf once it is forgotten.
-        self._slots: deque[list[float]] = deque()
-
-    def room_at(self, amount: float, now: float) -> float:
-        """Return when to look again whether `amount` fits; -inf where it does now."""
-        slots = self._slots
-        while slots and slots[0][0] + _MINUTE <= now:
-            slot = slots.popleft()
-            self._used -= slot[1]
-            slot[0] = -math.inf
-        if not slots:
-            self._used = 0.0
-        # An amount beyond the limit goes alone, or it never could.
-        if not slots or self._used + amount <= self.limit + 1e-9:
-            return -math.inf
-        return slots[0][0] + _MINUTE
-
-    def spend(self, amount: float, now: float) -> list[float]:
-        """Count `amount`; return the slot, for `correct`."""
-        if not self._slots or self._slots[-1][0] < now:
-            self._slots.append([now + self._SLOT_S, 0.0])
-        slot = self._slots[-1]
-        slot[1] += amount
-        self._used += amount
-        return slot
-
-    def correct(self, slot: list[float], more: float) -> None:
-        """Change what was spent then by `more`."""
-        if slot[0] != -math.inf:
-            slot[1] += more
-            self._used += more
-
-
-class _Measure(NamedTuple):
-    """`n` calls let through in `span` seconds, of which `lost` were kept free without need."""
-
-    span: float
-    n: int
-    lost: float
-    rate: float
-
-    def is_good(self, pace: float) -> bool:
-        """Say whether this is the limit: long enough, without much loss, and we sent at that pace when refused."""
-        return (
-            self.n >= 30
-            and self.span >= 10.0
-            and self.lost <= _DOUBT * self.span
-            and (pace == math.inf or pace < (1 + _DOUBT) * self.rate)
-        )
-
-
-class _Rate:
-    """How many calls a second the endpoint lets through, as learned from its 429s.
-
-    From one release (the end of a pause it asked for) to the next a limiter lets through what it allows in that time: a
-    token bucket is empty at both, a sliding window full at both, a fixed window new at both. So accepted calls / time
-    between releases is the rate, whichever it is, with two exceptions. The first stretch holds the burst that a bucket began
-    with. And a small bucket runs over while Retry-After, rounded up to a second, keeps us away. So a measure that is short,
-    or has many pauses in it, is doubted, and the rate searched for upwards; a better one is believed, and left only rarely.
-    """
-
-    def __init__(self) -> None:
-        self.known = math.inf  # calls a second; inf: nothing learned
-        self.trusted = False
-        # Of each: its time, and what was let through and how many seconds were lost until then.
-        self._releases: deque[tuple[float, int, float]] = deque(maxlen=16)
-        self._lost = 0.0
-        self._from_start = True  # the oldest of them is the first send, no release
-        self._paced_s = 0.0  # sending at the allowed pace since the last release
-        self._search = 1.0
-        self._climb = _CLIMB
-
-    def start(self, now: float, accepted: int) -> None:
-        """Begin, or begin again after idling: the endpoint may have saved up a burst."""
-        self._releases.clear()
-        self._releases.append((now, accepted, self._lost))
-        self._from_start = True
-
-    def now(self) -> float:
-        """Return the calls a second to send."""
-        if self.known == math.inf:
-            return math.inf
-        if not self.trusted:
-            return self.known * _AFTER * self._search
-        if self._paced_s < _RECOVERY_S:
-            return self.known * _AFTER
-        if self._paced_s < _PLATEAU_S:
-            return self.known * _PLATEAU
-        # Little beyond at first, then ever more: limits are raised, and wrong guesses want to be left.
-        minutes = (self._paced_s - _PLATEAU_S) / _MINUTE
-        return self.known * (_PLATEAU + 0.02 * minutes + 0.02 * minutes**3)
-
-    def paced(self, interval: float) -> None:
-        """Say that a call was held back for `interval` seconds by this rate, and by nothing else."""
-        self._paced_s += interval
-        if not self.trusted:
-            self._search *= 1 + min(0.03, self._climb * interval)
-
-    def learn(self, release: float, pause: float, accepted: int, *, lone: bool, told: float) -> None:
-        """Take in a 429 at the end of its pause of `pause` seconds. `accepted`: calls let through, ever.
-
-        `lone`: most calls sent after the refused one were let through. `told`: the rate by configuration or headers.
-        """
-        if lone and self.known == math.inf:
-            return  # a limit that is reached refuses more than one call
-        before = min(self.now(), told)
-        first = self._from_start and len(self._releases) == 1
-        releases = self._releases
-        while len(releases) > 1 and (self._from_start or release - releases[0][0] > _LONG_AGO_S):
-            releases.popleft()
-            self._from_start = False
-        self._lost += min(pause, 1.0)
-        here = (release, accepted, self._lost)
-        self._paced_s, self._search = 0.0, 1.0
-        # Of what is believed, only something long can say otherwise: a sliding window lets through by fits and starts.
-        needed = _EVIDENCE_S if self.trusted else 0.0
-        since = next((each for each in reversed(releases) if release - each[0] >= needed), None)
-        if since is None:
-            releases.append(here)
-            return
-        recent, whole = self._measure(since, here), self._measure(releases[0], here)
-        if recent.n >= 10 and not 0.8 < recent.rate / whole.rate < 1.25:
-            while releases[0] is not since:  # it is another rate now
-                releases.popleft()
-            whole = recent
-        releases.append(here)
-        good = next((each for each in (whole, recent) if each.is_good(before)), None)
-        rate = (good or whole).rate
-        trusted = good is not None or (self.trusted and abs(rate / self.known - 1) < 0.05)
-        if lone and self.known != math.inf and (recent.n < 10 or (self.trusted and rate < 0.7 * self.known)):
-            return
-        if not trusted and before != math.inf:
-            # Too little, if a small bucket ran over; the pace was too much, if by how much is not known.
-            rate = math.sqrt(rate * max(rate, min(before, 4 * rate)))
-            if recent.n < 10:
-                rate = max(rate, 0.8 * before)  # few calls say little
-        rate = max(min(rate, before), 1 / 600)
-        # A rate that we were told is believed at first, unless what came is very different.
-        if told < math.inf and ((trusted and rate > 0.95 * told) or (first and rate > 0.5 * told)):
-            self.known, self.trusted = math.inf, False
-            return
-        self._climb = _CLIMB if trusted or before == math.inf else max(self._climb / 2, _CLIMB / 32)
-        self.known, self.trusted = rate, trusted
-
-    @staticmethod
-    def _measure(since: tuple[float, int, float], here: tuple[float, int, float]) -> _Measure:
-        span, n, lost = here[0] - since[0], here[1] - since[1], here[2] - since[2]
-        return _Measure(span, n, lost, max(n, 1) / max(span, 1e-3))
-
-
 class Gate:
     """Lets calls through to one endpoint.
 
@@ -334,28 +150,19 @@ class Gate:
         self._timer_at = math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        # Calls at once. A configured number is believed from the start; without one it doubles per round trip at first.
         self._in_flight = 0
-        self._most = math.inf if concurrency is None else float(max(1, concurrency))
-        self._limit = float(_FIRST_LIMIT) if concurrency is None else self._most
-        self._ceiling = math.inf  # where there was trouble last; inf: never, slow start
-        self._ceiling_before = math.inf
-        self._cut_at = -math.inf
-        self._cut_from = 0.0  # the limit before a small cut whose effect is not known yet
-        self._tolerated = _LIGHT
-        self._well = self._crowded = 0  # answers and trouble in this round
-        self._peak = 0  # in flight in this round, at most
+        self._width = Width(concurrency)
 
         # Calls and tokens a minute.
-        self._requests = None if requests_per_minute is None else _Window(max(1.0, requests_per_minute))
-        self._tokens = None if tokens_per_minute is None else _Window(max(1.0, tokens_per_minute))
+        self._requests = None if requests_per_minute is None else Window(max(1.0, requests_per_minute))
+        self._tokens = None if tokens_per_minute is None else Window(max(1.0, tokens_per_minute))
         self._own_rpm = math.inf if requests_per_minute is None else requests_per_minute
         self._own_tpm = math.inf if tokens_per_minute is None else tokens_per_minute
         # Calls and tokens a second, of the user's figure or the headers', the smaller.
-        self._told = _UNDER_TOLD * self._own_rpm / _MINUTE
-        self._told_tokens = _UNDER_TOLD * self._own_tpm / _MINUTE
+        self._told = _UNDER_TOLD * self._own_rpm / MINUTE
+        self._told_tokens = _UNDER_TOLD * self._own_tpm / MINUTE
         self._limits: Limits | None = None
-        self._learned = _Rate()
+        self._learned = Rate()
         self._next = self._next_tokens = -math.inf  # when the pace allows the next call
         self._catch_up, self._credit, self._caught_up = _CATCH_UP, 0.0, -math.inf
         self._release = -math.inf  # nothing is sent before
@@ -434,9 +241,9 @@ class Gate:
             "pauses": self._pauses,
             "in_flight": self._in_flight,
             "waiting": len(self._again) + len(self._fresh),
-            "concurrency": int(self._limit),
+            "concurrency": self._width.limit,
             "concurrency_max": self._most_in_flight,
-            "rate": None if rate == math.inf else round(rate * _MINUTE, 1),
+            "rate": None if rate == math.inf else round(rate * MINUTE, 1),
         }
 
     # -- one call
@@ -549,7 +356,7 @@ class Gate:
 
     def _ready_at(self, tokens: float, now: float) -> float:
         """Return when the next call may go, for all that is known now; inf: when another one lands."""
-        if self._in_flight >= int(self._limit):
+        if self._in_flight >= self._width.limit:
             return math.inf
         if now < self._release:
             return self._release
@@ -571,9 +378,9 @@ class Gate:
             self._learned.start(now, self._sent - self._turned_away)
         self._sent += 1
         self._in_flight += 1
-        if self._in_flight > self._peak:
-            self._peak = self._in_flight
-            self._most_in_flight = max(self._most_in_flight, self._peak)
+        if self._in_flight > self._width.peak:
+            self._width.peak = self._in_flight
+            self._most_in_flight = max(self._most_in_flight, self._in_flight)
         ticket = _Ticket(self._sent, now, tokens)
         if self._down:
             self._probing = ticket.probe = True
@@ -660,12 +467,7 @@ class Gate:
         reply = answer.reply
         if reply.prompt_tokens is not None and reply.completion_tokens is not None:
             self._spent(ticket, reply.prompt_tokens + reply.completion_tokens)
-        if ticket.at >= self._cut_at:
-            self._well += 1
-            if self._in_flight >= int(self._limit) and self._limit < self._most:
-                self._grow()
-            if self._well + self._crowded >= max(_ROUND, self._limit):
-                self._end_round()
+        self._width.answered(ticket.at, self._in_flight, self._clock)
 
     def _failed(self, ticket: _Ticket, failure: Failure) -> None:
         now = self._clock()
@@ -683,8 +485,8 @@ class Gate:
         elif ticket.limited:
             self._turned_away += 1
             self._pause(ticket, failure, now)
-        elif failure.kind in ("overload", "timeout") and ticket.at >= self._cut_at:
-            self._crowd(now)
+        elif failure.kind in ("overload", "timeout"):
+            self._width.crowded(ticket.at, self._in_flight, now)
         if failure.kind in ("server", "network", "timeout"):
             if self._failing == 0:
                 self._failing_since = now
@@ -715,57 +517,6 @@ class Gate:
         if self._ended is None:
             self._ended = error
         self._let_go()
-
-    # -- calls at once
-
-    def _grow(self) -> None:
-        """One more answer while all places are taken."""
-        limit, ceiling = self._limit, self._ceiling
-        if ceiling == math.inf:
-            step = 1.0  # doubles in a round trip
-        elif 0.9 * ceiling <= limit <= 1.1 * ceiling:
-            step = 0.5 / limit  # one more in two
-        else:
-            step = 0.25
-        if ceiling != math.inf and limit < _ROUND:
-            step *= limit / _ROUND  # no faster than it can be told whether that was too much
-        self._limit = min(limit + step, self._most)
-
-    def _crowd(self, now: float) -> None:
-        self._crowded += 1
-        if self._crowded > _HEAVY * max(_ROUND, self._limit):
-            self._cut(max(0.5, 1 - self._crowded / (self._well + self._crowded)), now)
-            self._cut_from = 0.0
-        elif self._well + self._crowded >= max(_ROUND, self._limit):
-            self._end_round()
-
-    def _end_round(self) -> None:
-        share = self._crowded / (self._well + self._crowded)
-        if self._cut_from and share > 0:
-            # It does not depend on how many we are, so it is not ours to mend: take the cut back, and bear with it.
-            self._limit = min(self._cut_from, self._most)
-            self._ceiling = self._ceiling_before
-            self._tolerated = min(_HEAVY, 2 * share)
-            self._cut_from = 0.0
-        elif share > self._tolerated:
-            before = self._limit
-            self._cut(_CUT * (1 - share / 2), self._clock())
-            self._cut_from = before
-        else:
-            self._cut_from = 0.0
-            self._tolerated = max(_LIGHT, 0.95 * self._tolerated)
-        self._well = self._crowded = 0
-        self._peak = self._in_flight
-
-    def _cut(self, factor: float, now: float) -> None:
-        """Fewer from now on; what comes of calls sent before says nothing of the new limit."""
-        # Calls that back off leave places empty: it is those in flight that were too many.
-        used = min(self._limit, float(self._peak))
-        self._ceiling_before, self._ceiling = self._ceiling, used
-        self._limit = max(1.0, float(round(used * factor)))
-        self._cut_at = now
-        self._well = self._crowded = 0
-        self._peak = self._in_flight
 
     # -- calls a minute
 
@@ -824,9 +575,9 @@ class Gate:
     def _heed(self, limits: Limits) -> None:
         self._limits = limits
         if limits.requests_per_minute:
-            self._told = _UNDER_TOLD * min(self._own_rpm, limits.requests_per_minute) / _MINUTE
+            self._told = _UNDER_TOLD * min(self._own_rpm, limits.requests_per_minute) / MINUTE
         if limits.tokens_per_minute:
-            self._told_tokens = _UNDER_TOLD * min(self._own_tpm, limits.tokens_per_minute) / _MINUTE
+            self._told_tokens = _UNDER_TOLD * min(self._own_tpm, limits.tokens_per_minute) / MINUTE
 
     def _spent(self, ticket: _Ticket, tokens: float) -> None:
         """Set a ticket's estimate right."""
@@ -868,8 +619,7 @@ class Gate:
     def _up(self) -> None:
         self._down = False
         self._failing = 0
-        self._ceiling = self._limit
-        self._limit = min(self._limit, float(_FIRST_LIMIT))
+        self._width.begin_again()
 
 
 def _speaks_of_rate(failure: Failure, tokens: float) -> bool:
