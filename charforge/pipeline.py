@@ -38,7 +38,7 @@ from charforge.stages import (
     scores,
     written,
 )
-from charforge.stages.slots import Generated, TooFew, Writer
+from charforge.stages.slots import Drawn, Generated, TooFew, Writer
 from charforge.workspace import packaged_prompts
 
 STAGES = (
@@ -200,6 +200,8 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         more = {} if follows is None else {follows: out(follows, f"{follows}.jsonl")}
         used = {key: prompts.at(path) for key, path in module.templates(spec.generator.model).items()}
 
+        judged: dict[tuple[str, int, str], Drawn] = {}  # by a head start, for the stage itself
+
         def given(ctx: Context, ask: Ask) -> dict[str, Any]:
             return {
                 "profile": _json(ctx, "profile"),
@@ -211,6 +213,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     **ctx.params["generator"],
                     prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
                     ask=ask,
+                    judged=judged,
                 ),
                 "on_progress": ctx.progress,
             }
@@ -232,6 +235,8 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                 except TooFew as error:
                     ctx.leave(outputs(error.made))
                     raise
+                finally:
+                    judged.clear()
 
         async def ahead(ctx: Context) -> None:
             with _asking(ctx, workshop, {}) as ask:

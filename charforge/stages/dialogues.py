@@ -182,6 +182,8 @@ async def _dialogue(
         },
         draw=slot.draw(d),
     )
+    if (known := writer.judged.get((scene["id"], d, answered.call))) is not None:
+        return known
     account = Account.of(f"dialogue/{slot.name}/{d}", answered)
     parsed, turns = read_turns(answered.reply.text, names)
     spoken = "\n".join(turn.content for turn in turns)
@@ -210,7 +212,9 @@ async def _dialogue(
             anachronism=checks.anachronism(spoken, never=never, until=until),
         )
     )
-    return drawn(_record(scene, slot, d, turns), broken, account, answered)
+    judged = drawn(_record(scene, slot, d, turns), broken, account, answered)
+    writer.judged[scene["id"], d, answered.call] = judged
+    return judged
 
 
 def read_turns(text: str, names: tuple[str, str]) -> tuple[Parsed, list[Turn]]:

@@ -52,7 +52,11 @@ def small(model: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """The model that writes, how it samples, and the sources of the prompts of the stage, by key."""
+    """The model that writes, how it samples, and the sources of the prompts of the stage, by key.
+
+    `judged` holds whole records that were judged before, by slot, draw and call: what a head start did, its stage need not
+    do again.
+    """
 
     model: str
     weights: str | None
@@ -62,6 +66,7 @@ class Writer:
     seed: int | None
     prompts: Mapping[str, str]
     ask: Ask
+    judged: dict[tuple[str, int, str], Drawn] = field(default_factory=dict)
 
     def own_words(self, key: str) -> str:
         """Return what the template itself says, which no reply may repeat."""
@@ -349,8 +354,11 @@ class _Fill(Generic[S]):
         elif self.texts is not None and (like := self.texts.near_duplicate(text)):
             broken = checks.Broken("near-duplicate", like)
         if broken is not None:
-            assert drawn.answered is not None
-            self.account.reject(f"{record['id']}/{record['draw']}", broken, drawn.answered)
+            answered = drawn.answered
+            assert answered is not None
+            if self.per_slot > 1:  # of a reply with many records, this one's text
+                answered = replace(answered, reply=replace(answered.reply, text=text))
+            self.account.reject(f"{record['id']}/{record['draw']}", broken, answered)
             return False
         self.accepted[record["id"]] = record
         if self.texts is not None:
