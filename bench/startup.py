@@ -2,7 +2,7 @@
 
     python bench/startup.py [--json]
 
-Makes a workspace with 100 small characters, builds them with the scripted stand-in for models (charforge/testing.py), and
+Makes a workspace with 100 small characters, builds them with the scripted stand-in for models (charforge/testing/scripted.py), and
 then times the real command, each figure as the median of several runs after a warm-up, interpreter start included. For
 scale, in the same run: the bare interpreter, and a stat of every file that the builds stand on.
 """

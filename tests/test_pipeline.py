@@ -1,6 +1,6 @@
 """What a change costs: which stages run and which calls are made, for the whole pipeline on a small character.
 
-Models and training are scripted (charforge/testing.py); everything else is real.
+Models and training are scripted (charforge/testing/scripted.py); everything else is real.
 """
 
 import asyncio
