@@ -15,13 +15,15 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charforge.dialogue import ALTERED, DOUBTFUL, dialogue_words
+from charforge.dialogue import dialogue_words
 from charforge.evidence import STOPWORDS, content_words, words
+from charforge.reading import ALTERED, DOUBTFUL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from charforge.dialogue import Parsed, Turn
+    from charforge.dialogue import Turn
+    from charforge.reading import Parsed
 
 RULES: dict[str, str] = {
     "cut-off": "the reply ended at the token limit",
@@ -117,7 +119,7 @@ def text_form(text: str) -> str | None:
 def dialogue_form(parsed: Parsed) -> str | None:
     """Refuse a reply whose turns cannot be told apart for certain, or which is mostly no dialogue.
 
-    Reads DOUBTFUL leftovers (see charforge.dialogue), and those left out by their share of all words.
+    Reads DOUBTFUL leftovers (see charforge.reading), and those left out by their share of all words.
     """
     if not parsed.turns:
         return "no turns"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge import checks
-from charforge.dialogue import Parsed, Turn, parse
+from charforge.dialogue import Turn
+from charforge.reading import Parsed, parse
 from charforge.stages import profile, written
 
 NEVER = ["motor cars", "aeroplanes", "cinema", "glasses"]

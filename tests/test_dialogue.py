@@ -8,19 +8,16 @@ from hypothesis import strategies as st
 
 from charforge.dialogue import (
     ACTIONS,
-    ALTERED,
-    DOUBTFUL,
     EOT,
-    LEFT_OUT,
     Turn,
     cue,
     one_line,
-    parse,
     render_output,
     render_prompt,
     trained_spans,
     valid_role,
 )
+from charforge.reading import ALTERED, DOUBTFUL, LEFT_OUT, parse
 
 B = "Beethoven"
 

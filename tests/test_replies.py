@@ -14,17 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge import checks
-from charforge.dialogue import (
-    ACTIONS,
-    EOT,
-    LEFT_OUT,
-    Parsed,
-    Turn,
-    one_line,
-    parse,
-    render_output,
-    valid_role,
-)
+from charforge.dialogue import ACTIONS, EOT, Turn, one_line, render_output, valid_role
+from charforge.reading import LEFT_OUT, Parsed, parse
 
 KNOWN = ("Beethoven", "Ludwig van Beethoven")
 FILES = sorted((Path(__file__).parent / "replies").glob("*.txt"))

@@ -11,8 +11,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import Turn, one_line, parse, without_reasoning
+from charforge.dialogue import Turn, one_line
 from charforge.evidence import content_words
+from charforge.reading import parse, without_reasoning
 from charforge.stages import retelling, slots
 from charforge.stages.retelling import Exchange, Teller
 from charforge.stages.slots import Account, Drawn, Generated, Slot, Writer, ended, fill, small
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from charforge.checks import Broken, Rules
-    from charforge.dialogue import Parsed
     from charforge.llm.request import Answered
+    from charforge.reading import Parsed
 
 VERSION = 3
 

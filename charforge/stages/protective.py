@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import Turn, one_line, without_reasoning
+from charforge.dialogue import Turn, one_line
 from charforge.evidence import content_words, stem, words
+from charforge.reading import without_reasoning
 from charforge.stages import retelling
 from charforge.stages.dialogues import SPOKEN, VISITOR, drawn, read_turns, related, spoken_rules
 from charforge.stages.retelling import Exchange, Teller, joined, place_schema

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from charforge import checks
-from charforge.dialogue import one_line, without_reasoning
+from charforge.dialogue import one_line
 from charforge.errors import CharForgeError
 from charforge.evidence import content_words
+from charforge.reading import without_reasoning
 from charforge.stages.retelling import COPIED_EXAMPLE, facts, place_schema, pronoun, read_place
 from charforge.stages.slots import (
     LIMIT,

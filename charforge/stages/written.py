@@ -15,7 +15,7 @@
 
 Under `# Protective dialogues` stand dialogues of the same form with one header line more, `Provocation:`, what the other
 person tries. `<!-- comments -->` may stand anywhere. Turns are read by the parser that reads model output
-(charforge.dialogue); what is tolerated and counted there is an error here, with its line. Opens no file.
+(charforge.reading); what is tolerated and counted there is an error here, with its line. Opens no file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from charforge.dialogue import DOUBTFUL, one_line, parse
+from charforge.dialogue import one_line
 from charforge.errors import FileProblems, Problem
 from charforge.files import excerpt, visible
+from charforge.reading import DOUBTFUL, parse
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from charforge.dialogue import Leftover
+    from charforge.reading import Leftover
 
 VERSION = 2
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charforge.dialogue import Turn, parse, trained_spans
+from charforge.dialogue import Turn, trained_spans
+from charforge.reading import parse
 from charforge.stages import dataset
 from charforge.templates import render
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from charforge import checks
-from charforge.dialogue import parse
+from charforge.reading import parse
 from charforge.stages.protective import split_setting
 from charforge.templates import render
 from charforge.testing import texts
