@@ -775,7 +775,7 @@ def main() -> None:
             continue
         print(f"{name}:")
         for what, figure in found.items():
-            print(f"  {what:<70} {_shown(figure):>12}")
+            print(f"  {what:<86} {_shown(figure):>10}")
 
 
 def _shown(figure: Any) -> str:
