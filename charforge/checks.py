@@ -258,6 +258,18 @@ def language(text: str) -> str | None:
     A script other than Latin that has over a fifth of the letters is named `not Latin`. Otherwise the language whose
     function words are at least 8 % of the words (of at least 12) and twice as many as those of any other.
     """
+    return _language(text) if len(text) < _SHORT_TEXT else _language_of(text)
+
+
+_SHORT_TEXT = 3000  # characters: a paragraph is asked about with each of its dialogues
+
+
+@lru_cache(maxsize=256)
+def _language(text: str) -> str | None:
+    return _language_of(text)
+
+
+def _language_of(text: str) -> str | None:
     other = 0 if text.isascii() else len(_NOT_LATIN.findall(text))
     if other and other > len(_LETTER.findall(text)) / 5:
         return "not Latin"
@@ -288,8 +300,13 @@ def copied(text: str, source: str, n: int) -> str | None:
     """Refuse n words in a row that stand in `source` as well; lines of `source` are taken apart, case is not. n = 0: none."""
     if n == 0:
         return None
-    known = {gram for line in source.splitlines() for gram in _grams(line, n)}
+    known = _known_grams(source, n)
     return next((" ".join(gram) for gram in _grams(text, n) if gram in known), None)
+
+
+@lru_cache(maxsize=256)  # paragraphs and prompts, which every dialogue is held against
+def _known_grams(source: str, n: int) -> frozenset[tuple[str, ...]]:
+    return frozenset(gram for line in source.splitlines() for gram in _grams(line, n))
 
 
 def repetition(text: str) -> str | None:
@@ -372,7 +389,6 @@ def _found(likeness: float, bands: int) -> float:
 def _sketch(text: str) -> tuple[Any, Any]:
     """Return the hashes of a text's different word triples, sorted, and their MinHash. Both are the same on every machine."""
     import numpy as np
-    from datasketch import MinHash
 
     said = words(text)
     of_word = {word: blake2b(word.encode(), digest_size=8).digest() for word in set(said)}
@@ -382,9 +398,18 @@ def _sketch(text: str) -> tuple[Any, Any]:
     else:
         codes = np.frombuffer(blake2b(" ".join(said).encode(), digest_size=8).digest(), dtype="<u8")
     found = np.unique(codes)
-    sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
+    sketch = _empty_sketch().copy()
     sketch.update_batch((found >> 32).tolist())
     return found, sketch
+
+
+@lru_cache(maxsize=1)
+def _empty_sketch() -> Any:
+    from datasketch import MinHash
+
+    return MinHash(
+        num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32"
+    )  # drawing these takes a while
 
 
 _ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
@@ -449,13 +474,21 @@ def misnamed(text: str, source: str) -> str | None:
     return None
 
 
-def _never(never: Iterable[str]) -> list[tuple[str, re.Pattern[str]]]:
-    patterns = []
-    for term in never:
-        parts = [re.escape(part) for part in term.split()]
-        parts[-1] = re.escape(re.sub(r"(?<=[^s])s$", "", term.split()[-1]))
-        patterns.append((term, re.compile(r"\b" + r"[\s-]?".join(parts) + r"(?:s|es)?\b", re.IGNORECASE)))
-    return patterns
+@lru_cache(maxsize=64)
+def _never(never: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((term, re.compile(_naming(term), re.IGNORECASE)) for term in never)
+
+
+@lru_cache(maxsize=64)
+def _any_of(never: tuple[str, ...]) -> re.Pattern[str]:
+    """Return one pattern for all terms: most texts name none of them."""
+    return re.compile("|".join(map(_naming, never)) or r"(?!)", re.IGNORECASE)
+
+
+def _naming(term: str) -> str:
+    parts = [re.escape(part) for part in term.split()]
+    parts[-1] = re.escape(re.sub(r"(?<=[^s])s$", "", term.rsplit(maxsplit=1)[-1]))
+    return r"\b" + r"[\s-]?".join(parts) + r"(?:s|es)?\b"
 
 
 def _later_year(text: str, until: str) -> str | None:
@@ -468,9 +501,11 @@ def _later_year(text: str, until: str) -> str | None:
 
 def anachronism(text: str, *, never: Iterable[str], until: str | None) -> str | None:
     """Refuse a text that names something from `never` (singular or plural) or a year after `until` (ISO date)."""
-    for term, pattern in _never(never):
-        if pattern.search(text):
-            return f"names {term}"
+    terms = tuple(never)
+    if _any_of(terms).search(text):
+        for term, pattern in _never(terms):
+            if pattern.search(text):
+                return f"names {term}"
     year = _later_year(text, until) if until else None
     return f"the year {year} is after {until}" if year else None
 
@@ -491,11 +526,12 @@ def explains(
     he does not know it (a question, `never`, `nonsense`, `what you mean`). He may not bring it up himself or tell of it.
     """
     heard = ""
+    terms = tuple(never)
     for turn in turns:
         if turn.role != short_name:
             heard += " " + turn.content
             continue
-        for term, pattern in _never(never):
+        for term, pattern in _never(terms) if _any_of(terms).search(turn.content) else ():
             for sentence in re.split(r"(?<=[.!?])\s+", turn.content):
                 if not pattern.search(sentence):
                     continue

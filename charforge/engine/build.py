@@ -245,6 +245,7 @@ class Build:
         self._keep_going = keep_going
         self._jobs = jobs
         self._lanes: dict[str, Places] = {}
+        self._followed = {stage.follows for stage in graph if stage.follows is not None}
         self._flights: dict[str, asyncio.Future[Called]] = {}
         self._streams: dict[str, _Stream] = {}
         self._checkouts: dict[str, asyncio.Task[Path]] = {}
@@ -495,7 +496,7 @@ class Build:
     async def _make(self, context: Context, action: Action, perform: Perform, lane: str) -> Called:
         places = self._lanes.get(lane)
         if places is None:
-            places = self._lanes[lane] = Places(self._jobs)
+            places = self._lanes[lane] = Places(self._jobs, self._followed)
         party, digest = context.stage.name, action.digest
         await places.take(party)
         holding = True

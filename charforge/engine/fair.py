@@ -1,20 +1,23 @@
 """Places for calls in flight, shared fairly: a free place goes to whoever holds least.
 
 Parties are stages, named `<group>/<stage>`: first the groups (characters) get equal shares, then the stages of each. So a stage
-that asked for a thousand calls at once holds up nobody who comes after it.
+that asked for a thousand calls at once holds up nobody who comes after it; but a stage whose records another one waits for goes
+before the others of its group, since what it makes is only the beginning of a longer way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Collection
 
 
 class Places:
-    """At most `width` holders at once."""
+    """At most `width` holders at once. Of each group, the parties in `first` are served first."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, first: Collection[str] = ()) -> None:
         self._free = width
+        self._first = first
         self._held: Counter[str] = Counter()
         self._served: Counter[str] = Counter()
         self._turn = 0
@@ -56,9 +59,15 @@ class Places:
             self._held[name] += 1
             self._served[name] = self._turn
 
-    def _need(self, party: str) -> tuple[int, int, int, int]:
+    def _need(self, party: str) -> tuple[int, int, bool, int, int]:
         group = _group(party)
-        return self._held[group], self._served[group], self._held[party], self._served[party]
+        return (
+            self._held[group],
+            self._served[group],
+            party not in self._first,
+            self._held[party],
+            self._served[party],
+        )
 
 
 def _group(party: str) -> str:

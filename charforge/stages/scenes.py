@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
-VERSION = 3
+VERSION = 4
 
 KINDS = (
     "a quiet talk between two people who trust each other",
@@ -117,7 +117,7 @@ async def generate(
     rules: Rules,
     writer: Writer,
     on_progress: Callable[[int, int], None],
-    on_passed: Callable[[dict[str, Any]], None] = lambda _scene: None,
+    on_passed: Callable[[dict[str, Any]], None] | None = None,
 ) -> Generated:
     """Draw `count` scenes over the paragraphs of the profile and return scenes.jsonl and what goes with it.
 

@@ -248,7 +248,7 @@ class _Fill(Generic[S]):
         draw: Callable[[S, int], Awaitable[Drawn]],
         text: Callable[[dict[str, Any]], str],
         near_duplicate: float | None,
-        on_passed: Callable[[dict[str, Any]], None],
+        on_passed: Callable[[dict[str, Any]], None] | None,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self.slots = slots
@@ -267,9 +267,9 @@ class _Fill(Generic[S]):
         self.stopped = False
         self.begun = 0
         self.drawn: dict[int, list[Drawn]] = {}
+        self.next_draw: dict[int, int] = {}  # of each slot in `drawn`
         self.settled = 0
         self.coming = 0  # records that slots begun and not settled may still bring
-        self.finished = 0
         self.running: set[asyncio.Task[None]] = set()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -290,13 +290,16 @@ class _Fill(Generic[S]):
             and self.begun < len(self.slots)
             and len(self.accepted) + self.coming < self.count
         ):
-            task = asyncio.ensure_future(self._slot(self.begun))
-            self.begun += 1
             self.coming += self.per_slot
-            self.running.add(task)
-            task.add_done_callback(self._end)
+            self._begin(self.begun, 0)
+            self.begun += 1
         if not self.running and not self.over.done():
             self.over.set_result(None)
+
+    def _begin(self, position: int, d: int) -> None:
+        task = asyncio.ensure_future(self._slot(position, d))
+        self.running.add(task)
+        task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)
@@ -305,11 +308,11 @@ class _Fill(Generic[S]):
             self.errors.setdefault(-1, bug)
         self._open()
 
-    async def _slot(self, position: int) -> None:
+    async def _slot(self, position: int, first: int) -> None:
         """Draw until a record comes. A call that failed stops all slots before their next draw: calls may cost money."""
         drawn: list[Drawn] = []
         try:
-            for d in range(self.attempts):
+            for d in range(first, self.attempts):
                 if self.stopped:
                     return
                 drawn.append(await self.draw(self.slots[position], d))
@@ -327,24 +330,46 @@ class _Fill(Generic[S]):
             return
         self.coming -= self.per_slot - sum(len(each.records) for each in drawn)
         self.drawn[position] = drawn
-        self.finished += 1
-        for record in (record for each in drawn for record in each.records):
-            if self.texts is None or not self.texts.near_duplicate(self.text(record)):
-                self.on_passed(record)
+        self.next_draw[position] = first + len(drawn)
+        if self.on_passed is not None:
+            for record in (record for each in drawn for record in each.records):
+                if self.texts is None or not self.texts.near_duplicate(self.text(record)):
+                    self.on_passed(record)
         self._settle()
-        self.on_progress(self.finished, max(self.begun, -(-self.count // self.per_slot)))
+        self.on_progress(self.settled + len(self.drawn), max(self.begun, -(-self.count // self.per_slot)))
 
     def _settle(self) -> None:
         while (drawn := self.drawn.pop(self.settled, None)) is not None:
-            self.settled += 1
+            kept: list[dict[str, Any]] = []
             for each in drawn:
                 self.account.asked += each.account.asked
                 self.account.rejected += each.account.rejected
-                kept = [record for record in each.records if self._accept(record, each)]
-                self.coming -= len(each.records)
+                kept += (here := [record for record in each.records if self._accept(record, each)])
                 self.calls += [
-                    {"id": record["id"], "call": call} for record in kept for call in each.account.calls
+                    {"id": record["id"], "call": call} for record in here for call in each.account.calls
                 ]
+            again = self.next_draw.pop(self.settled)
+            if self._deserves_another(drawn, kept, again):
+                # What comes of it is settled before anything later is.
+                self._begin(self.settled, again)
+                return
+            self.coming -= sum(len(each.records) for each in drawn)
+            self.settled += 1
+
+    def _deserves_another(self, drawn: list[Drawn], kept: list[dict[str, Any]], again: int) -> bool:
+        """Say whether a slot whose record fell as a near-duplicate is drawn for once more.
+
+        Not one of many records: how many more it might bring would then depend on when that was seen. Nor one whose
+        draws ask nothing any more, and so give the same again.
+        """
+        fell = self.per_slot == 1 and not kept and bool(drawn) and bool(drawn[-1].records)
+        return (
+            fell
+            and len(self.accepted) < self.count
+            and again < self.attempts
+            and drawn[-1].account.asked > 0
+            and not self.stopped
+        )
 
     def _accept(self, record: dict[str, Any], drawn: Drawn) -> bool:
         text = self.text(record)
@@ -378,7 +403,7 @@ async def fill(
     on_progress: Callable[[int, int], None],
     per_slot: int = 1,
     near_duplicate: float | None = 0.5,
-    on_passed: Callable[[dict[str, Any]], None] = lambda _record: None,
+    on_passed: Callable[[dict[str, Any]], None] | None = None,
 ) -> Generated:
     """Fill slots until `count` records are accepted or there are no more slots; records come sorted by id.
 

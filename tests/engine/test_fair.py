@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from charforge.engine.fair import Places
 
 
-def served(width, asked):
+def served(width, asked, first=()):
     """Return the order in which parties were served when all ask at once and give back after a turn each."""
 
     async def run():
-        places, order = Places(width), []
+        places, order = Places(width, first), []
 
         async def work(party):
             await places.take(party)
@@ -32,6 +32,12 @@ def test_a_stage_that_comes_late_does_not_wait_for_one_that_asked_for_much():
     order = served(2, ["a/scenes"] * 20 + ["a/protective"] * 5)
     assert set(order[:4]) == {"a/scenes", "a/protective"}
     assert Counter(order[2:12]) == {"a/scenes": 5, "a/protective": 5}
+
+
+def test_of_a_group_those_whom_others_wait_for_go_first_and_other_groups_keep_their_share():
+    order = served(2, ["a/dialogues"] * 8 + ["a/scenes"] * 8 + ["b/dialogues"] * 8, first=["a/scenes"])
+    assert Counter(order[2:16]) == {"a/scenes": 7, "b/dialogues": 7}
+    assert order.index("a/dialogues", 2) > max(n for n, party in enumerate(order) if party == "a/scenes")
 
 
 def test_characters_share_before_their_stages_do():

@@ -141,14 +141,26 @@ def test_raising_the_count_draws_only_new_slots():
 def test_the_later_of_two_near_duplicates_is_rejected_whatever_came_first():
     made = Script(
         writes=lambda name, d: "the same words each time" if name in {"p0/0", "p2/0"} else f"other {name}"
-    ).run(3)
+    ).run(3, attempts=1)
     assert [record["id"] for record in made.records] == ["x/p0/0", "x/p1/0", "x/p4/0"]
     assert [(rejected["id"], rejected["rule"], rejected["detail"]) for rejected in made.rejected] == [
         ("x/p2/0/0", "near-duplicate", "like x/p0/0")
     ]
 
 
-@pytest.mark.parametrize("seed", range(5))
+def test_a_slot_whose_record_fell_as_a_near_duplicate_is_drawn_for_again():
+    script = Script(
+        writes=lambda name, d: (
+            "the same words each time" if d == 0 and name in {"p0/0", "p2/0"} else f"other {name}"
+        )
+    )
+    made = script.run(3)
+    assert [record["id"] for record in made.records] == ["x/p0/0", "x/p2/0", "x/p4/0"]
+    assert made.records[1]["draw"] == 1
+    assert made.yield_ == {"asked": 4, "accepted": 3, "rejected": {"near-duplicate": 1}, "wanted": 3}
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_the_result_does_not_depend_on_the_order_of_replies(seed):
     delays = random.Random(seed)
 
