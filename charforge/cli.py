@@ -257,7 +257,9 @@ def _our_bug(error: BaseException) -> int:
     import tempfile
     import traceback
 
-    report = (
+    from charforge.llm.secrets import scrub
+
+    report = scrub(
         f"charforge {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
         f"arguments: {sys.argv[1:]}\n\n{''.join(traceback.format_exception(error))}"
     )
@@ -265,7 +267,7 @@ def _our_bug(error: BaseException) -> int:
         "w", prefix="charforge-bug-", suffix=".log", delete=False, encoding="utf-8"
     ) as file:
         file.write(report)
-    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    print(scrub(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
     print(
         f"hint: this is a bug in CharForge, not your mistake; please report it with {file.name}",
         file=sys.stderr,

@@ -67,7 +67,7 @@ class DirectLane:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._headers: CIMultiDict[str] = CIMultiDict()
-        self._key: tuple[str, ...] = ()  # in all its spellings
+        self._striker = secrets.Striker(())
         self._proxy: dict[str, Any] = {}
         # What models were found not to take, for as long as we run.
         self._renamed: set[str] = set()  # max_tokens; they want max_completion_tokens
@@ -150,7 +150,7 @@ class DirectLane:
                 )
             self._headers["Authorization"] = f"Bearer {key}"
             secrets.register(key)
-        self._key = secrets.spellings([key])
+        self._striker = secrets.Striker([key])
         self._proxy = _proxy(self._url, self._headers)
         self._session = aiohttp.ClientSession(
             # How many at once is the gate's affair.
@@ -186,7 +186,9 @@ class DirectLane:
         except TimeoutError:
             raise Failure("timeout", f"no answer within {self._endpoint.timeout:g} s", billed=True) from None
         except aiohttp.ClientResponseError as error:  # before ClientError: what came is no HTTP
-            raise Failure("malformed", f"no HTTP: {_plain(error)}", billed=True) from None
+            # The first line only: the next ones show pieces of what came, cut anywhere.
+            said = short(error.message.strip().partition("\n")[0].rstrip(":"))
+            raise Failure("malformed", f"no HTTP: {said}", billed=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise Failure("network", f"the connection broke: {_plain(error)}", billed=True) from None
         return status, headers, data
@@ -225,7 +227,7 @@ class DirectLane:
             usage=answer.get("usage"),
             limits=limits,
             with_schema=with_schema,
-            keys=self._key,
+            keys=self._striker,
         )
 
     def _error_in_answer(self, request: Request, headers: Mapping[str, str], error: Any) -> NoReturn:

@@ -64,7 +64,6 @@ class LitellmLane:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._schemaless: set[str] = set()
-        self._keys: tuple[str, ...] | None = None
 
     def ready(self) -> None:
         """Whether there is a key, litellm finds out."""
@@ -150,8 +149,6 @@ class LitellmLane:
             malformed("the answer has no message in it", limits)
         usage = getattr(response, "usage", None)
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
-        if self._keys is None:
-            self._keys = secrets.known()
         return answer_of(
             request,
             content=content,
@@ -160,7 +157,7 @@ class LitellmLane:
             usage={name: getattr(usage, name, None) for name in names},
             limits=limits,
             with_schema=self._takes_schema(request.model),
-            keys=self._keys,
+            keys=secrets.striker(),
         )
 
     def _refused(self, litellm: Any, request: Request, error: Exception) -> Answer:

@@ -11,7 +11,8 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
+from functools import lru_cache
+from urllib.parse import quote
 
 STRUCK = "[key]"
 
@@ -33,6 +34,8 @@ _LOOKS = re.compile(
     """
 )
 
+_RUN = re.compile(r"[A-Za-z0-9]+")
+
 _registered: set[str] = set()
 
 
@@ -41,39 +44,59 @@ def register(*values: str) -> None:
     _registered.update(values)
 
 
-def spellings(values: Iterable[str]) -> tuple[str, ...]:
-    """Return secrets as they may be written (plain, in JSON, in JSON in JSON, in URLs, HTML, Python), longest first."""
-    found = set()
-    for value in values:
-        value = value.strip()  # noqa: PLW2901 - as the lanes send it
-        if len(value) < _SHORTEST:
-            continue
-        escaped = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-        escaped |= {each.replace("/", "\\/") for each in escaped}
-        escaped |= {json.dumps(each)[1:-1] for each in escaped} | {repr(value)[1:-1], ascii(value)[1:-1]}
-        escaped |= {quote(value), quote(value, safe=""), quote_plus(value), html.escape(value)}
-        escaped.add(" ".join(value.split()))
-        found |= escaped
-    return tuple(sorted(found, key=len, reverse=True))
+class Striker:
+    """Strikes certain values out of texts, in whatever way they are written.
+
+    Texts get quoted by JSON, by Python's repr, by URLs and HTML, one in the other, and put into lower case on the way. So a
+    value is looked for letter by letter, each as itself or as its escape, with any number of backslashes between.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._wanted: list[tuple[str, re.Pattern[str]]] = []
+        for value in sorted({value.strip() for value in values}, key=len, reverse=True):
+            if len(value) >= _SHORTEST:
+                # The longest part that no quoting changes: where it is not, nothing is, and to look for it is quick.
+                part = max(_RUN.findall(value), key=len, default="").lower()
+                letters = [_letter(letter) for letter in value if letter != "\\"]
+                self._wanted.append((part, re.compile(r"(?:\\|%5[Cc])*".join(letters), re.IGNORECASE)))
+
+    def strike(self, text: str) -> str:
+        """Return the text with STRUCK in the place of each value: the same text where there is none."""
+        if not self._wanted:
+            return text
+        lower = text.lower()
+        for part, pattern in self._wanted:
+            if part in lower:
+                text = pattern.sub(STRUCK, text)
+        return text
 
 
-def known() -> tuple[str, ...]:
-    """Return every secret that this process may have sent, in all spellings: registered ones and the environment's."""
-    values = {value for name, value in os.environ.items() if _HOLDS_A_KEY.search(name)}
-    return spellings(values | _registered)
+def _letter(letter: str) -> str:
+    """Return a pattern of the ways to write one letter."""
+    if letter.isascii() and letter.isalnum():
+        return letter
+    ways = [re.escape(letter), re.escape(html.escape(letter)), f"&#{ord(letter)};", f"&#x{ord(letter):x};"]
+    ways += [re.escape(quote(letter, safe="")), re.escape(json.dumps(letter)[1:-1].lstrip("\\"))]
+    if letter == " ":
+        ways += [r"\s+", r"\+"]
+    ways.append(re.escape(ascii(letter)[1:-1].lstrip("\\")))
+    return f"(?:{'|'.join(dict.fromkeys(ways))})"
 
 
-def strike(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` without these exact spellings."""
-    for secret in secrets:
-        if secret in text:
-            text = text.replace(secret, STRUCK)
-    return text
+def striker() -> Striker:
+    """Return what strikes out every secret that this process may have sent: registered ones and the environment's."""
+    found = {value for name, value in os.environ.items() if _HOLDS_A_KEY.search(name)}
+    return _striker(frozenset(found | _registered))
+
+
+@lru_cache(maxsize=4)
+def _striker(values: frozenset[str]) -> Striker:
+    return Striker(values)
 
 
 def scrub(text: str) -> str:
     """Return `text` without any key that we know, and without what looks like one."""
-    return _LOOKS.sub(STRUCK, strike(text, known()))
+    return _LOOKS.sub(STRUCK, striker().strike(text))
 
 
 def looks_like_key(text: str) -> bool:

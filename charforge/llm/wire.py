@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, NoReturn
@@ -75,7 +75,7 @@ def answer_of(
     usage: Any,
     limits: Limits | None,
     with_schema: bool,
-    keys: Iterable[str],
+    keys: secrets.Striker,
 ) -> Answer:
     """Return the answer that these parts of a chat completion make. Raises Failure where they make none.
 
@@ -95,10 +95,9 @@ def answer_of(
     except UnicodeEncodeError:
         malformed("the answer's text has half characters in it (surrogates)", limits)
     facts: dict[str, Any] = {}
-    for key in keys:
-        if key in text:
-            text, facts["struck"] = secrets.strike(text, keys), True
-            break
+    struck = keys.strike(text)
+    if struck is not text and struck != text:
+        text, facts["struck"] = struck, True
     if request.schema is not None:
         facts["schema"] = "enforced" if with_schema else "asked"
     prompt_tokens, completion_tokens = usage_of(usage)
@@ -175,7 +174,8 @@ class Said(NamedTuple):
 
 def said_in(data: bytes) -> Said:
     """Return what the body of an error says, whichever of the usual shapes it has."""
-    text = data.decode("utf-8", "replace")
+    # At once, and not at the end only: whatever is taken out of the middle of a key leaves the rest of it unknown.
+    text = secrets.striker().strike(data.decode("utf-8", "replace"))
     codes: list[str] = []
     with contextlib.suppress(ValueError, RecursionError):
         error = json.loads(text)

@@ -342,7 +342,7 @@ def test_no_text_breaks_the_reading(text):
     try:
         endpoints.parse(text, "x")
     except FileProblems as error:
-        assert error.render()
+        error.render()
 
 
 # --- Where it lies ----------------------------------------------------------------------------------------------------------------
