@@ -7,8 +7,10 @@ a rejected reply was paid for. They know no model and no prompt; which rules app
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -341,7 +343,15 @@ class Accepted:
     def __init__(self, limit: float = 0.5) -> None:
         self.limit = limit
         self._triples: dict[str, Any] = {}
-        self._candidates: Any = None  # made with the first text: datasketch takes half a second to import
+        self._candidates: Any = None  # made with the first text
+        if limit:
+            # It takes half a second, in which no reply would be read: do it while the first ones are waited for.
+            threading.Thread(target=importlib.import_module, args=("datasketch",), daemon=True).start()
+
+    def prepare(self, text: str) -> None:
+        """Do most of the work for a text ahead of time: what needs no other text."""
+        if self.limit:
+            _sketch(text)
 
     def add(self, identity: str, text: str) -> None:
         """Take in an accepted text."""
@@ -385,7 +395,7 @@ def _found(likeness: float, bands: int) -> float:
     return 1 - (1 - likeness ** (PERMUTATIONS // bands)) ** bands
 
 
-@lru_cache(maxsize=64)  # a text is asked about when it comes, when its turn comes, and when it is added
+@lru_cache(maxsize=1024)  # a text is prepared when it comes, asked about when its turn comes, and then added
 def _sketch(text: str) -> tuple[Any, Any]:
     """Return the hashes of a text's different word triples, sorted, and their MinHash. Both are the same on every machine."""
     import numpy as np

@@ -6,6 +6,7 @@ does not see cannot make it stale.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -201,6 +202,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         used = {key: prompts.at(path) for key, path in module.templates(spec.generator.model).items()}
 
         judged: dict[tuple[str, int, str], Drawn] = {}  # by a head start, for the stage itself
+        desk = asyncio.Lock()
 
         def given(ctx: Context, ask: Ask) -> dict[str, Any]:
             return {
@@ -214,6 +216,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     prompts={key: ctx.read(f"prompt:{key}").decode() for key in used},
                     ask=ask,
                     judged=judged,
+                    desk=desk,
                 ),
                 "on_progress": ctx.progress,
             }

@@ -183,38 +183,39 @@ async def _dialogue(
         },
         draw=slot.draw(d),
     )
-    if (known := writer.judged.get((scene["id"], d, answered.call))) is not None:
-        return known
-    account = Account.of(f"dialogue/{slot.name}/{d}", answered)
-    parsed, turns = read_turns(answered.reply.text, names)
-    spoken = "\n".join(turn.content for turn in turns)
-    broken = (
-        ended(answered)
-        or rules.first(
-            refused=None if turns else checks.refusal(without_reasoning(answered.reply.text).lstrip())
+    async with writer.desk:
+        if (known := writer.judged.get((scene["id"], d, answered.call))) is not None:
+            return known
+        account = Account.of(f"dialogue/{slot.name}/{d}", answered)
+        parsed, turns = read_turns(answered.reply.text, names)
+        spoken = "\n".join(turn.content for turn in turns)
+        broken = (
+            ended(answered)
+            or rules.first(
+                refused=None if turns else checks.refusal(without_reasoning(answered.reply.text).lstrip())
+            )
+            or spoken_rules(
+                parsed,
+                turns,
+                names,
+                rules,
+                paragraph=paragraph,
+                own_words=writer.own_words("dialogue"),
+                limits=limits,
+            )
+            or rules.first(
+                assistant_talk=checks.assistant_talk(spoken),
+                ungrounded=checks.ungrounded(
+                    spoken,
+                    f"{paragraph}\n{scene['background']}",
+                    least=rules.words("ungrounded"),
+                    besides=names,
+                ),
+                anachronism=checks.anachronism(spoken, never=never, until=until),
+            )
         )
-        or spoken_rules(
-            parsed,
-            turns,
-            names,
-            rules,
-            paragraph=paragraph,
-            own_words=writer.own_words("dialogue"),
-            limits=limits,
-        )
-        or rules.first(
-            assistant_talk=checks.assistant_talk(spoken),
-            ungrounded=checks.ungrounded(
-                spoken,
-                f"{paragraph}\n{scene['background']}",
-                least=rules.words("ungrounded"),
-                besides=names,
-            ),
-            anachronism=checks.anachronism(spoken, never=never, until=until),
-        )
-    )
-    judged = drawn(_record(scene, slot, d, turns), broken, account, answered)
-    writer.judged[scene["id"], d, answered.call] = judged
+        judged = drawn(_record(scene, slot, d, turns), broken, account, answered)
+        writer.judged[scene["id"], d, answered.call] = judged
     return judged
 
 

@@ -67,6 +67,8 @@ class Writer:
     prompts: Mapping[str, str]
     ask: Ask
     judged: dict[tuple[str, int, str], Drawn] = field(default_factory=dict)
+    desk: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a long reply is judged: between two of them others are read, and calls sent."""
 
     def own_words(self, key: str) -> str:
         """Return what the template itself says, which no reply may repeat."""
@@ -331,10 +333,14 @@ class _Fill(Generic[S]):
         self.coming -= self.per_slot - sum(len(each.records) for each in drawn)
         self.drawn[position] = drawn
         self.next_draw[position] = first + len(drawn)
-        if self.on_passed is not None:
-            for record in (record for each in drawn for record in each.records):
-                if self.texts is None or not self.texts.near_duplicate(self.text(record)):
-                    self.on_passed(record)
+        for record in (record for each in drawn for record in each.records):
+            # Many slots may be settled at once, after a slow one; nothing else runs in that time.
+            if self.texts is not None:
+                self.texts.prepare(self.text(record))
+            if self.on_passed is None:
+                continue
+            if self.texts is None or not self.texts.near_duplicate(self.text(record)):
+                self.on_passed(record)
         self._settle()
         self.on_progress(self.settled + len(self.drawn), max(self.begun, -(-self.count // self.per_slot)))
 
