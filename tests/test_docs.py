@@ -90,6 +90,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/cli.md",
     "docs/spec.md",
+    "docs/endpoints.md",
     "docs/plan.md",
     "docs/recordings.md",
     "bench/RESULTS.md",

@@ -1,5 +1,6 @@
 """Where models are served: the user's endpoints.toml, the environment, and what we know."""
 
+import re
 from pathlib import Path
 
 import platformdirs
@@ -370,3 +371,38 @@ def test_a_variable_names_another_file(tmp_path, monkeypatch):
     with pytest.raises(FileProblems) as caught:
         endpoints.load()
     assert caught.value.render() == "error: mien.toml: no such file\nhint: did you mean 'mine.toml'?"
+
+
+# --- Its page -----------------------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs/endpoints.md").read_text(encoding="utf-8")
+
+
+def test_the_page_has_every_key():
+    assert re.findall(r"(?m)^\| `([a-z_]+)` \|", PAGE) == list(endpoints._KEYS)
+
+
+def test_the_page_has_every_provider_with_its_variables_and_default():
+    rows = {row.split(" | ")[0]: row for row in PAGE.splitlines() if row.startswith("| `")}
+    for name, provider in endpoints.DIRECT.items():
+        (row,) = (row for models, row in rows.items() if f"`{name}/…`" in models)
+        for word in (*provider.keys, *provider.bases):
+            assert f"`{word}`" in row
+        if not provider.key_needed and provider.api_base:
+            assert f"(else `{provider.api_base}`)" in row
+
+
+def test_the_page_has_the_defaults():
+    for name, value in (
+        ("timeout", endpoints.TIMEOUT_S),
+        ("deadline", endpoints.DEADLINE_S),
+        ("patience", endpoints.PATIENCE_S),
+    ):
+        (row,) = re.findall(rf"(?m)^\| `{name}` \| (.*) \|$", PAGE)
+        assert re.search(rf"\b{value:g}\b", row)
+
+
+def test_the_pages_example_is_right():
+    (example,) = re.findall(r"(?s)```toml\n(.*?)```", PAGE)
+    assert of("openai/gpt-4o-mini", example).price == Price(0.15, 0.6)
+    assert of("lab/any/model", example).api_base == "http://gpu1.example:8000/v1"
