@@ -93,6 +93,22 @@ class Character:
     view: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name in `build/<id>/` → (stage, output)."""
 
+    def models(self) -> dict[str, list[str]]:
+        """Return the models that each stage asks, by name, but for weights that the build itself makes."""
+        spec = self.spec
+        generator = [spec.generator.model]
+        asked = [
+            spec.interview.interviewer.model,
+            *(name for name in spec.interview.baselines if name != "base"),
+        ]
+        return {
+            "scenes": generator if spec.scenes.count else [],
+            "dialogues": generator if spec.scenes.count else [],
+            "protective": generator if spec.protective.count != 0 else [],
+            "interviews": asked,
+            "scores": [spec.judge.model],
+        }
+
     def stage(self, name: str) -> str:
         """Return a stage's name in the graph."""
         return f"{self.spec.id}/{name}"

@@ -39,6 +39,10 @@ class LocalWorkshop:
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.
         self._machine = asyncio.Lock()
 
+    def tell(self, listener: Callable[[str], None]) -> None:
+        """Let somebody hear, in words for the user, why nothing moves for a while."""
+        self._client.tell = listener
+
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer a request."""
         return await self._client.complete(request, weights)

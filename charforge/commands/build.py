@@ -16,7 +16,10 @@ from charforge.workspace import Target, build_key, targets
 if TYPE_CHECKING:
     from charforge.commands.loading import Loaded
     from charforge.engine.build import Outcome
+    from charforge.engine.stale import Planned
     from charforge.engine.store import Store
+    from charforge.progress import Progress
+    from charforge.workshop import LocalWorkshop
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +60,9 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             return 0
         claims = Claims(store.root / "claims")
         with Spending() as progress:
+            workshop.tell(progress.note)
+            if not args.offline:
+                _warn(plan(store, graph, goals), loaded, workshop, progress)
 
             async def make() -> tuple[dict[str, Outcome], list[list[Path]]]:
                 build = Build(
@@ -93,6 +99,32 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
         print(line)
     _say_failures(outcomes)
     return 0 if all(done) else 1
+
+
+def _warn(
+    planned: Mapping[str, Planned], loaded: list[Loaded], workshop: LocalWorkshop, progress: Progress
+) -> None:
+    """Say now which models cannot be used as things are, before hours are spent on what comes before them.
+
+    Not an error: it may be that all their replies are recorded.
+    """
+    from charforge.engine.stale import UP_TO_DATE
+    from charforge.errors import CharForgeError
+
+    said: set[str] = set()
+    for each in loaded:
+        for stage, models in each.character.models().items():
+            state = planned.get(each.character.stage(stage))
+            if state is None or state.status == UP_TO_DATE:
+                continue
+            for model in models:
+                try:
+                    workshop.ready([model])
+                except CharForgeError as error:
+                    if model not in said:
+                        hint = f" ({error.hint})" if error.hint else ""
+                        progress.note(f"{each.target.id}: {stage} may need {error.message}{hint}")
+                    said.add(model)
 
 
 def _mine(each: Loaded, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:

@@ -6,7 +6,7 @@ ledger. What the request means, and whether it was asked before, is others' busi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from charforge.errors import CharForgeError
@@ -59,12 +59,13 @@ class Client:
     """Answers requests. Close it when done: it may hold a worker process with gigabytes of weights, and connections.
 
     `offline`: nothing is sent. `ledger`: what is paid from; one without a limit unless given. `endpoints`: the user's own
-    unless given. Belongs to one event loop.
+    unless given. `tell` may be set to hear, in words for the user, why nothing moves for a while. Belongs to one event loop.
     """
 
     def __init__(
         self, *, offline: bool = False, ledger: Ledger | None = None, endpoints: Endpoints | None = None
     ) -> None:
+        self.tell: Callable[[str], None] = lambda _note: None
         self._offline = offline
         self._local = LocalLane()
         self._ledger = ledger
@@ -72,6 +73,7 @@ class Client:
         self._routes: dict[str, _Route] = {}
         self._gates: dict[tuple[Any, ...], Gate] = {}
         self._lanes: dict[tuple[Any, ...], Lane] = {}
+        self._lane_names: dict[str, str] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -148,6 +150,12 @@ class Client:
 
     def lane(self, model: str) -> str:
         """Return the name of what serves a model, for those who share it fairly: "local", or an endpoint's. Never raises."""
+        name = self._lane_names.get(model)
+        if name is None:
+            name = self._lane_names[model] = self._lane_name(model)
+        return name
+
+    def _lane_name(self, model: str) -> str:
         if is_local(model):
             return LOCAL_LANE
         if self._offline:
@@ -206,6 +214,7 @@ class Client:
                 tokens_per_minute=endpoint.tokens_per_minute,
                 deadline=endpoint.deadline,
                 patience=endpoint.patience,
+                tell=self.tell,
             )
         return gate
 

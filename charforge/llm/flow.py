@@ -54,6 +54,11 @@ _PROBE_S, _PROBE_MAX_S = 1.0, 20.0
 _ALL_BAD = 16
 """Bad requests, and never an answer, after which a setting is to blame."""
 
+_TELL_AGAIN_S = 30.0
+"""Between two notes of the same kind."""
+_LONG_PAUSE_S = 10.0
+"""A pause worth a note."""
+
 _RERUN = "rerun when it works again; finished work is kept"
 
 
@@ -120,7 +125,8 @@ class Gate:
 
     `name`: the endpoint's, for messages. `concurrency`: calls in flight at most; None: found by trying. `…_per_minute`: never
     exceeded in any 60 s; None: found by trying. `deadline`: seconds for one call, from its first send. `patience`: seconds
-    that the endpoint may be down. `clock` runs with the event loop's time; `sleep` and `rng` are for tests.
+    that the endpoint may be down. `tell` hears, in words for the user, why nothing moves for a while. `clock` runs with the
+    event loop's time; `sleep` and `rng` are for tests.
     """
 
     def __init__(
@@ -132,6 +138,7 @@ class Gate:
         tokens_per_minute: float | None = None,
         deadline: float = 900.0,
         patience: float = 120.0,
+        tell: Callable[[str], None] = lambda _note: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         rng: random.Random | None = None,
@@ -139,6 +146,8 @@ class Gate:
         self.name = name
         self._deadline = deadline
         self._patience = patience
+        self._tell = tell
+        self._told_at: dict[str, float] = {}  # kind of note → when
         self._clock = clock
         self._sleep = sleep
         self._rng = random.Random() if rng is None else rng  # noqa: S311 - jitter, no secret
@@ -287,6 +296,10 @@ class Gate:
             return
         pause = min(_BACKOFF_S * 2.0 ** min(tries - 1, 10), _BACKOFF_MAX_S) * self._rng.uniform(0.5, 1.0)
         pause = max(pause, failure.retry_after or 0.0)
+        if tries >= 3 and not self._down:
+            self._note(
+                "retry", f"no answer to a call after {tries} tries ({failure.text}); trying again", now
+            )
         if pause >= left:
             raise self._no_answer(tries, began, failure, wait=pause)
         await self._sleep(pause)
@@ -540,6 +553,8 @@ class Gate:
             self._shower += 1
             self._shower_after += ticket.serial > self._event
         self._release = max(self._release, now + pause)
+        if pause >= _LONG_PAUSE_S:
+            self._note("pause", f"asks to wait {_span(pause)} ({failure.text})", now)
         if self._pauses_too_long(now):
             self._let_go()
 
@@ -596,6 +611,11 @@ class Gate:
                 return
             self._down = True
             self._probes = 0
+            self._note(
+                "down",
+                f"no answer to anybody ({failure.text}); trying again, for {_span(self._patience)} at most",
+                now,
+            )
         elif not ticket.probe:
             return
         elif failure.kind != "overload" and now - self._failing_since >= self._patience:
@@ -616,7 +636,14 @@ class Gate:
         if now < ends:
             self._probe_at = min(self._probe_at, ends)
 
+    def _note(self, kind: str, text: str, now: float) -> None:
+        if now - self._told_at.get(kind, -math.inf) >= _TELL_AGAIN_S:
+            self._told_at[kind] = now
+            self._tell(f"{self.name}: {text}")
+
     def _up(self) -> None:
+        self._tell(f"{self.name}: answers again")
+        self._told_at.clear()
         self._down = False
         self._failing = 0
         self._width.begin_again()

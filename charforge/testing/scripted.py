@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ class ScriptedWorkshop:
     def lane(self, model: str) -> str:
         """One endpoint a provider."""
         return model.split("/", 1)[0]
+
+    def tell(self, listener: Callable[[str], None]) -> None:
+        """Have nothing to tell."""
+
+    def ready(self, models: Iterable[str]) -> None:
+        """Be ready for any model."""
 
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer as the kind of request wants it, from the words of its source."""

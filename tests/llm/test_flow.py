@@ -892,3 +892,30 @@ def test_a_gate_outlives_its_event_loop():
     for _ in range(2):
         asyncio.run(main())
     assert it.stats()["in_flight"] == 0
+
+
+# -- what a user hears
+
+
+def test_a_user_hears_when_an_endpoint_is_down_and_when_it_answers_again():
+    heard = []
+    virtually(traffic(gate(patience=120, tell=heard.append), Outage(30, 60), seconds=100))
+    assert heard == [
+        "mock: no answer to anybody (connection refused); trying again, for 2 min at most",
+        "mock: answers again",
+    ]
+
+
+def test_a_user_hears_of_a_long_pause_once():
+    heard = []
+    attempt = Script(*[Failure("overload", "429 Too Many Requests", retry_after=42)] * 2, OK)
+    virtually(ends(*(gate(tell=heard.append).run(attempt, tokens=1, on_lost=nothing) for _ in range(1))))
+    assert heard[0] == "mock: asks to wait 42 s (429 Too Many Requests)"
+    assert len(heard) <= 2
+
+
+def test_a_user_hears_of_a_call_that_is_tried_again_and_again():
+    heard = []
+    attempt = Script(*[Failure("server", "500 oops")] * 4, OK)
+    virtually(ends(gate(tell=heard.append).run(attempt, tokens=1, on_lost=nothing)))
+    assert heard == ["mock: no answer to a call after 3 tries (500 oops); trying again"]
