@@ -109,7 +109,7 @@ def _warn(
     Not an error: it may be that all their replies are recorded.
     """
     from charforge.engine.stale import UP_TO_DATE
-    from charforge.errors import CharForgeError
+    from charforge.errors import CharForgeError, FileProblems
 
     said: set[str] = set()
     for each in loaded:
@@ -118,13 +118,18 @@ def _warn(
             if state is None or state.status == UP_TO_DATE:
                 continue
             for model in models:
+                if model in said:
+                    continue
+                said.add(model)
                 try:
                     workshop.ready([model])
+                except FileProblems:
+                    raise  # of endpoints.toml: no endpoint can be trusted now
                 except CharForgeError as error:
-                    if model not in said:
-                        hint = f" ({error.hint})" if error.hint else ""
-                        progress.note(f"{each.target.id}: {stage} may need {error.message}{hint}")
-                    said.add(model)
+                    hint = f" ({error.hint})" if error.hint else ""
+                    progress.note(
+                        f"{each.target.id}/{stage} can use recorded replies only: {error.message}{hint}"
+                    )
 
 
 def _mine(each: Loaded, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:

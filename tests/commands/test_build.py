@@ -251,3 +251,25 @@ def test_a_build_with_nothing_to_do_imports_nothing_heavy(run, eliza):
     modules = {name.split(".")[0] for name in re.findall(r"(?m)^import time:.*\|\s*([\w.]+)$", done.stderr)}
     heavy = {"torch", "transformers", "litellm", "jsonschema", "yaml", "jinja2", "rich", "sqlite3", "asyncio"}
     assert modules & heavy == set()
+
+
+def test_a_key_that_is_missing_is_said_before_anything_is_done(run, eliza, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    status, _, err = run("build", "eliza", "--set=generator.model=openai/gpt-4o-mini", "--to=scenes")
+    first = err.splitlines()[0]
+    assert first.startswith("note: eliza/scenes can use recorded replies only: ")
+    assert "OPENAI_API_KEY" in first
+    assert eliza.is_file()
+    assert status == 1
+
+
+def test_what_is_wrong_with_the_users_endpoints_ends_a_build_before_it_begins(
+    run, eliza, tmp_path, monkeypatch
+):
+    (tmp_path / "endpoints.toml").write_text("[openai]\nnonsense = 1\n")
+    monkeypatch.setenv("CHARFORGE_ENDPOINTS", str(tmp_path / "endpoints.toml"))
+    status, out, err = run("build", "eliza", "--set=generator.model=openai/x")
+    assert (status, out) == (1, "")
+    assert "endpoints.toml:2: openai.nonsense: unknown key" in err
+    assert "started" not in err
+    assert eliza.is_file()
