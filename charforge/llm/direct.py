@@ -257,7 +257,9 @@ class DirectLane:
         if status == 401 or (status == 403 and speaks_of_keys(said.all)) or BAD_KEY.search(said.all):
             return wrong_key(request.model, self._endpoint, said.words)
         words, hint = said.words, None
-        if status in {404, 405}:
+        if status == 403:
+            hint = "the key may not be allowed to use this model"
+        elif status in {404, 405}:
             hint = f"check the model's name, and the endpoint's URL: {self._endpoint.api_base}"
         elif 300 <= status < 400:
             words = f"it answers {status} and points to {short(location or 'nothing', 100)}"

@@ -251,7 +251,7 @@ class Charge:
         if self._worst is None or self.lost is None:
             self.lost = None
         else:
-            self.lost += self._worst
+            self.lost = round(self.lost + self._worst, 10)
             self._account.lost += self._worst
         self._let_go(self._worst or 0.0)
 

@@ -55,7 +55,7 @@ BAD_KEY = re.compile(
     r"|missing credentials|missing [a-z ]{0,20}api key|api_key client option must be set"
 )
 _KEY_WORDS = re.compile(
-    r"api[ _-]?key|authenti|authoriz|credential|token|permission|forbidden|access denied|not have access|not allowed"
+    r"api[ _-]?key|authenti|authoriz|credential|(?:access|invalid|expired) token|permission|forbidden|access denied"
 )
 _SCHEMA_WORDS = re.compile(r"response[_ ]format|json[_ ]schema|structured output|guided|grammar")
 _BUSY = re.compile(
@@ -211,11 +211,12 @@ def short(text: str, most: int = 300) -> str:
 
 def wrong_key(model: str, endpoint: Endpoint, words: str) -> WrongKey:
     """Return the error for a refused key."""
-    variable = endpoint.key or f"{(endpoint.provider or model).upper().replace('-', '_')}_API_KEY"
-    return WrongKey(
-        f"{model}: the provider refused the key, or there is none: {words}",
-        f"set {variable} in the environment",
-    )
+    if endpoint.key is None and endpoint.lane == "direct":
+        hint = f'name the variable that holds its key in endpoints.toml: ["{endpoint.name}"] key = "…"'
+    else:
+        variable = endpoint.key or f"{(endpoint.provider or model).upper().replace('-', '_')}_API_KEY"
+        hint = f"set {variable} in the environment"
+    return WrongKey(f"{model}: the provider refused the key, or there is none: {words}", hint)
 
 
 def no_credit(endpoint: Endpoint, words: str) -> EndpointError:
@@ -253,8 +254,8 @@ def is_no_credit(said: str) -> bool:
 
 
 def speaks_of_keys(said: str) -> bool:
-    """Whether a refusal, in lower case, speaks of who asks."""
-    return _KEY_WORDS.search(said) is not None
+    """Whether a refusal, in lower case, speaks of who asks, and not of what may be asked for with this key."""
+    return _KEY_WORDS.search(said) is not None and "model" not in said
 
 
 def is_busy(said: str) -> bool:

@@ -514,7 +514,7 @@ def test_limits_come_with_answers_too(provider):
     ("status", "message", "code"),
     [
         (401, "Incorrect API key provided: {key}", "invalid_api_key"),
-        (403, "You do not have permission: {key}", None),
+        (403, "Permission denied for {key}", None),
         (400, "API key not valid. Please pass a valid API key. {key}", 400),
     ],
 )
@@ -525,6 +525,17 @@ def test_a_wrong_key_names_the_variable_and_never_the_key(provider, status, mess
         "openai/some-model: the provider refused the key, or there is none: " + message.format(key="[key]")
     )
     assert error.hint == "set OPENAI_API_KEY in the environment"
+
+
+def test_a_key_that_may_not_use_a_model_is_no_wrong_key(provider):
+    provider.answers(provider.error(403, "Project does not have access to model `x`", "model_not_found"))
+    assert final(provider, BadRequest).hint == "the key may not be allowed to use this model"
+
+
+def test_where_no_key_is_known_the_file_is_the_place_to_name_one(provider):
+    provider.answers(provider.error(401, "No key"))
+    error = final(provider, WrongKey, name="lab", key=None)
+    assert error.hint == 'name the variable that holds its key in endpoints.toml: ["lab"] key = "…"'
 
 
 @pytest.mark.parametrize(
