@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     """Load the specs and build. Everything from here on may take its time to import."""
     import asyncio
+    from contextlib import closing
 
     from charforge.commands.loading import known_stage, load_for
     from charforge.engine.build import Build
@@ -58,8 +59,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
         if args.dry_run:
             print_lines(plan_lines(plan(store, graph, goals)))
             return 0
-        claims = Claims(store.root / "claims")
-        with Spending() as progress:
+        with closing(Claims(store.root / "claims")) as claims, Spending() as progress:
             workshop.tell(progress.note)
             if not args.offline:
                 _warn(plan(store, graph, goals), loaded, workshop, progress)
@@ -94,7 +94,6 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             _conclude(store, each, outcomes, paths, key, args, seconds)
             for each, paths in zip(loaded, shown, strict=True)
         ]
-        claims.close()
     for line in spending_lines(progress.spent):
         print(line)
     _say_failures(outcomes)
