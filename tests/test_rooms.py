@@ -44,6 +44,11 @@ def test_only_the_litellm_lane_imports_litellm(module):
     assert "litellm" not in imports(module)
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m != Path("llm/direct.py")], ids=str)
+def test_only_the_direct_lane_imports_aiohttp(module):
+    assert {name.split(".")[0] for name in imports(module)} & {"aiohttp", "yarl", "multidict"} == set()
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] == "stages"], ids=str)
 def test_stages_read_no_store_and_no_spec(module):
     forbidden = (
