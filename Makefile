@@ -30,6 +30,8 @@ bench: $(VENV)/installed-dev  ## measure; see bench/RESULTS.md
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/generation.py
+	$(BIN)/python bench/duplicates.py
+	for what in speed latency memory generation limits faults paper; do $(BIN)/python bench/llm.py $$what || exit 1; done
 
 clean:  ## remove what can be made again; the store with its paid replies stays
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

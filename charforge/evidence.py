@@ -57,7 +57,8 @@ def _split(text: str) -> list[str]:
     return found.lower().replace("’", "'").split("\n") if found else []
 
 
-@lru_cache(maxsize=1 << 16)  # a dialogue has a thousand words, and the dialogues of a profile the same few thousand
+# A dialogue has a thousand words, and all dialogues of a profile the same few thousand.
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """Return a word without its possessive and its commonest English endings, so that `cameras` meets `camera`.
 
