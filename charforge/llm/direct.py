@@ -56,6 +56,8 @@ _IDLE_S = 30.0
 _ERROR_BYTES = 64 * 1024
 _BYTES_PER_TOKEN = 64
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class DirectLane:
     """Sends requests to one endpoint. Belongs to the event loop of its first request, until it is closed."""
@@ -102,7 +104,7 @@ class DirectLane:
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "schema": request.schema, "strict": True},
             }
-        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        return _encode(data).encode()
 
     async def send(self, request: Request, body: bytes) -> Answer:
         """Send once and return the answer. Raises Failure, or the CharForgeError that ends the call.
