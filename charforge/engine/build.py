@@ -244,6 +244,7 @@ class Build:
         self._environment = dict(environment or {})
         self._keep_going = keep_going
         self._jobs = jobs
+        self._known: set[bytes] | None = None
         self._lanes: dict[str, Places] = {}
         self._followed = {stage.follows for stage in graph if stage.follows is not None}
         self._flights: dict[str, asyncio.Future[Called]] = {}
@@ -474,8 +475,10 @@ class Build:
                 if _being_cancelled() or not flight.cancelled():
                     raise
                 # Whoever was making it gave up, which is no reason to do so here.
-        recorded = self._replay(digest)
-        if recorded is not None:
+        # Most calls of a first build are new: that is known without asking the store for each.
+        if self._known is None:
+            self._known = self.store.known()
+        if bytes.fromhex(digest) in self._known and (recorded := self._replay(digest)) is not None:
             return recorded
         flight = self._flights[digest] = asyncio.get_running_loop().create_future()
         try:
@@ -522,6 +525,8 @@ class Build:
         finally:
             if holding:
                 places.give(party)
+        assert self._known is not None
+        self._known.add(bytes.fromhex(digest))
         self.listener.call_made(party, digest, record)
         return Called(reply, record, made=True)
 

@@ -315,6 +315,11 @@ class Store:
         except Damaged:
             return False
 
+    def known(self) -> set[bytes]:
+        """Return the digests of all actions that were ever recorded, 32 bytes each. What is in it may be gone or unsound."""
+        with explained(self.root):
+            return {bytes.fromhex(action) for (action,) in self._db.execute("SELECT action FROM traces")}
+
     def newest(self, action: str) -> int | None:
         """Return the number of an action's last observation, sound or not; None if there never was one."""
         number: int | None = self._rows("SELECT max(observation) FROM traces WHERE action = ?", action)[0][0]
