@@ -25,18 +25,28 @@ class Spending(Progress):
         tally(self.spent.setdefault(stage, {}), str(record.get("model")), record)
 
 
-def spending_lines(spent: Spent) -> Iterator[str]:
-    """Yield a table of the calls made: a row a stage and model, and their sum where there are several."""
+def spending_lines(spent: Spent, *, lost: float = 0.0) -> Iterator[str]:
+    """Yield a table of the calls made: a row a stage and model, and their sum where there are several.
+
+    `lost`: USD that attempts without an answer may have cost, of calls that came to an end and of those that failed.
+    """
     rows = [
         (stage, model, used)
         for stage, models in sorted(spent.items())
         for model, used in sorted(models.items())
     ]
-    if not rows:
-        return
+    if rows:
+        yield from _table(rows)
+    if lost:
+        yield f"  Answers that never came may have cost up to {_dollars(lost)} more."
+    if any(used["unpriced"] for _, _, used in rows):
+        yield "  Give prices in endpoints.toml to see what calls of unknown cost come to (docs/endpoints.md)."
+
+
+def _table(rows: list[tuple[str, str, dict[str, Any]]]) -> Iterator[str]:
     whole = {key: sum(used[key] for _, _, used in rows) for key in rows[0][2]}
     if len(rows) > 1:
-        rows.append(("all", "", whole))
+        rows = [*rows, ("all", "", whole)]
     cells = [
         (
             clean(stage),
@@ -52,10 +62,6 @@ def spending_lines(spent: Spent) -> Iterator[str]:
         yield (
             f"  {stage:{widths[0]}}  {model:{widths[1]}}  {calls:>{widths[2]}}  {tokens:>{widths[3]}}  {cost:>{widths[4]}}"
         )
-    if whole["lost"]:
-        yield f"  Answers that never came may have cost up to {_dollars(whole['lost'])} more."
-    if whole["unpriced"]:
-        yield "  Give prices in endpoints.toml to see what calls of unknown cost come to (docs/endpoints.md)."
 
 
 def _cost(used: Mapping[str, Any]) -> str:

@@ -39,6 +39,10 @@ class LocalWorkshop:
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.
         self._machine = asyncio.Lock()
 
+    def lost(self) -> float:
+        """Return what attempts may have cost, in USD, that brought no answer, those of calls that failed among them."""
+        return sum(account.lost for account in self._client.ledger.accounts.values())
+
     def tell(self, listener: Callable[[str], None]) -> None:
         """Let somebody hear, in words for the user, why nothing moves for a while."""
         self._client.tell = listener

@@ -41,9 +41,11 @@ def built(tmp_path_factory):
 @pytest.mark.slow
 def test_it_ends_with_where_the_report_is(built):
     workspace, done = built
-    first, last = done.stdout.splitlines()
-    assert first.startswith("beethoven: built, 11 of 11 stages ran in ")
-    assert last == "  build/beethoven/report.html"
+    built_in, report, *used = done.stdout.splitlines()
+    assert built_in.startswith("beethoven: built, 11 of 11 stages ran in ")
+    assert report == "  build/beethoven/report.html"
+    assert all(line.endswith("$0.00") for line in used)  # everything ran here
+    assert used[-1].split()[0] == "all"
     assert (
         (workspace / "build/beethoven/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     )

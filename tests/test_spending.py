@@ -5,11 +5,11 @@ from charforge.spending import Spending, spending_lines
 CALL = {"model": "openai/x", "prompt_tokens": 1200, "completion_tokens": 300}
 
 
-def table(*calls):
+def table(*calls, lost=0.0):
     spending = Spending()
     for stage, record in calls:
         spending.call_made(stage, "0" * 64, record)
-    return [line.rstrip() for line in spending_lines(spending.spent)]
+    return [line.rstrip() for line in spending_lines(spending.spent, lost=lost)]
 
 
 def test_a_build_without_calls_says_nothing():
@@ -42,5 +42,6 @@ def test_what_is_not_known_is_said():
     assert table(("a/scenes", CALL))[0].endswith("cost unknown")
 
 
-def test_answers_that_never_came_are_counted_apart():
-    assert "up to $0.0120 more" in table(("a/scenes", {**CALL, "cost": 2.0, "lost": 0.012}))[-1]
+def test_answers_that_never_came_are_told_apart_also_where_no_other_came():
+    assert "up to $0.0120 more" in table(("a/scenes", {**CALL, "cost": 2.0}), lost=0.012)[-1]
+    assert table(lost=0.012) == ["  Answers that never came may have cost up to $0.0120 more."]

@@ -94,7 +94,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
             _conclude(store, each, outcomes, paths, key, args, seconds)
             for each, paths in zip(loaded, shown, strict=True)
         ]
-    for line in spending_lines(progress.spent):
+    for line in spending_lines(progress.spent, lost=workshop.lost()):
         print(line)
     _say_failures(outcomes)
     return 0 if all(done) else 1

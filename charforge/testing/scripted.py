@@ -35,6 +35,10 @@ class ScriptedWorkshop:
         """One endpoint a provider."""
         return model.split("/", 1)[0]
 
+    def lost(self) -> float:
+        """Lose nothing."""
+        return 0.0
+
     def tell(self, listener: Callable[[str], None]) -> None:
         """Have nothing to tell."""
 

@@ -5,20 +5,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from charforge.llm.request import Request
+from charforge.llm.request import Reply, Request
 from charforge.models import load, worker
 from charforge.models.worker import Worker, request_of
 
 
 def line(key: int, folder: Path | str, prompt: str = "Beethoven (", **changes) -> str:
-    fields = {"model": "m", "prompt": prompt, "max_tokens": 6, "temperature": 0.0}
+    given = {"model": "m", "prompt": prompt, "max_tokens": 6, "temperature": 0.0}
     weights = {"kind": "folder", "path": str(folder)}
-    return json.dumps({"id": key, "weights": weights, "request": Request(**fields | changes).params()}) + "\n"
+    return json.dumps({"id": key, "weights": weights, "request": Request(**given | changes).params()}) + "\n"
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def serve(*lines: str) -> dict[int, dict]:
 def test_each_request_gets_its_reply(tiny):
     answers = serve(line(1, tiny), line(2, tiny, "Man ("), line(3, tiny, max_tokens=2))
     assert sorted(answers) == [1, 2, 3]
-    assert answers[3]["reply"].keys() == {"text", "finish_reason", "prompt_tokens", "completion_tokens"}
+    assert answers[3]["reply"].keys() == {field.name for field in fields(Reply)}
     assert answers[3]["reply"]["completion_tokens"] == 2
     assert answers[1]["reply"]["text"].startswith(answers[3]["reply"]["text"])
 
