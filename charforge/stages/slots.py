@@ -463,30 +463,41 @@ async def ahead(
     Raises what a call raises, but for NotRecorded.
     """
     running: set[asyncio.Task[None]] = set()
+    failures: list[BaseException] = []
     come = done = 0
 
     async def one(slot: S) -> None:
         nonlocal done
-        # Nothing can be asked for this one; the others may have their replies.
-        with suppress(NotRecorded):
-            for d in range(attempts):
-                if (await draw(slot, d)).records:
-                    break
+        try:
+            # Nothing can be asked for this one; the others may have their replies.
+            with suppress(NotRecorded):
+                for d in range(attempts):
+                    if failures or (await draw(slot, d)).records:
+                        break
+        except BaseException as error:
+            failures.append(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
         done += 1
         on_progress(done, come)
 
     try:
         async for slot in slots:
+            if failures:
+                break
             come += 1
-            running.add(asyncio.ensure_future(one(slot)))
-            for task in [task for task in running if task.done()]:
-                running.discard(task)
-                task.result()
-        await asyncio.gather(*running)
+            task = asyncio.ensure_future(one(slot))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        while running:  # also after a failure: the others' calls are paid for
+            await asyncio.wait(running)
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+    if failures:
+        raise failures[0]
 
 
 def by_id(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

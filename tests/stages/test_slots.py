@@ -325,3 +325,22 @@ def test_a_head_start_ends_with_what_a_call_raises():
 
     with pytest.raises(CharForgeError, match="no such model"):
         asyncio.run(ahead(coming(), attempts=1, draw=fails, on_progress=lambda done, total: None))
+
+
+def test_a_head_start_that_fails_lets_the_calls_in_flight_come_to_their_end():
+    finished = []
+
+    async def draw(slot, d):
+        if slot.name == "p4/0":
+            raise CharForgeError("no more money")
+        await asyncio.sleep(0.005)
+        finished.append((slot.name, d))
+        return Drawn([], Account(asked=1))
+
+    async def coming():
+        for slot in paragraph_slots(PARAGRAPHS, 2)[:3]:
+            yield slot
+
+    with pytest.raises(CharForgeError, match="no more money"):
+        asyncio.run(ahead(coming(), attempts=3, draw=draw, on_progress=lambda done, total: None))
+    assert finished == [("p0/0", 0)] or sorted(finished) == [("p0/0", 0), ("p2/0", 0)]
