@@ -9,24 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from charforge import questions, templates
+from charforge.asking import Answering, asking
 from charforge.checks import Rules
 from charforge.engine.build import Context
-from charforge.engine.digest import Action, canonical, jsonl, of_bytes
+from charforge.engine.digest import canonical, jsonl, of_bytes
 from charforge.engine.graph import Output, Source, Stage
 from charforge.engine.receipt import Stamps
 from charforge.files import decode, read_bytes
-from charforge.llm.client import EMBEDDED_PREFIX, is_local, weights_digest
-from charforge.llm.errors import NotRecorded
+from charforge.llm.client import EMBEDDED_PREFIX, weights_digest
 from charforge.llm.local import WeightsRef
-from charforge.llm.request import Answered, Ask, Reply, Request
-from charforge.misses import Misses
+from charforge.llm.request import Ask
 from charforge.spec import MAX_TEXT_BYTES, CharacterSpec
 from charforge.stages import (
     dataset,
@@ -61,21 +59,12 @@ MODEL_VERSION = 1
 SEED = 0
 """Of all sampling. Draws and repeats differ by their draw index, so nobody needs to choose another."""
 
-CALL_VERSION = 1
-"""Of what a local model does with a request. A remote model's own version is its name."""
-
 Outputs = Mapping[str, bytes | Path]
 Progress = Callable[[int, int, str], None]
 
 
-class Workshop(Protocol):
-    """How stages reach models. Tests bring their own."""
-
-    def lane(self, model: str) -> str:
-        """Name the endpoint that serves a model: its calls share places."""
-
-    async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
-        """Answer a request."""
+class Workshop(Answering, Protocol):
+    """Where the work is done. Tests bring their own."""
 
     async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Write base weights into `job["out"]`; return facts for the record."""
@@ -247,7 +236,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 
         async def run(ctx: Context) -> Outputs:
             streams = {"on_passed": ctx.publish} if followed else {}
-            with _asking(ctx, workshop, {}) as ask:
+            with asking(ctx, workshop, {}) as ask:
                 read = {key: _jsonl(ctx, key) for key in more}
                 try:
                     return outputs(await module.generate(**given(ctx, ask), **read, **streams))
@@ -258,7 +247,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     judged.clear()
 
         async def ahead(ctx: Context) -> None:
-            with _asking(ctx, workshop, {}) as ask:
+            with asking(ctx, workshop, {}) as ask:
                 await module.ahead(**given(ctx, ask), **{str(follows): ctx.published()})
 
         add(
@@ -407,7 +396,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                     {"name": name, "model": name, "weights": weights_digest(name), "style": "chat"}
                 )
         sources = {key: ctx.read(f"prompt:{key}").decode() for key in interview_prompts}
-        with _asking(ctx, workshop, folders) as ask:
+        with asking(ctx, workshop, folders) as ask:
             results = await interviews.interview(
                 contestants=contestants,
                 single=_json(ctx, "single"),
@@ -461,7 +450,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     judge_prompt = prompts.find("judge", spec.judge.model)
 
     async def run_scores(ctx: Context) -> Outputs:
-        with _asking(ctx, workshop, {}) as ask:
+        with asking(ctx, workshop, {}) as ask:
             results = await scores.score(
                 single=_jsonl(ctx, "single"),
                 turns=_jsonl(ctx, "turns"),
@@ -644,61 +633,3 @@ def _part(section: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a section of the spec as plain data."""
     data = json.loads(canonical(asdict(section)))
     return {key: value for key, value in data.items() if key not in without}
-
-
-@contextmanager
-def _asking(ctx: Context, workshop: Workshop, folders: Mapping[str, WeightsRef]) -> Iterator[Ask]:
-    """Give a stage its way to ask models: through the engine, so that what was answered once is never asked again.
-
-    Where nothing may be sent, all requests that nothing is recorded for are raised as one error.
-    """
-    misses = Misses()
-    usage: dict[str, dict[str, Any]] = ctx.record.setdefault("usage", {})
-
-    async def ask(request: Request) -> Answered:
-        action = Action("call", CALL_VERSION if is_local(request.model) else 1, request.params(), {})
-
-        async def perform() -> tuple[bytes, dict[str, Any]]:
-            reply = await workshop.complete(request, folders.get(request.weights or ""))
-            record = {
-                "model": request.model,
-                "prompt_tokens": reply.prompt_tokens,
-                "completion_tokens": reply.completion_tokens,
-                **reply.facts,
-            }
-            return canonical({"text": reply.text, "finish_reason": reply.finish_reason}), record
-
-        try:
-            called = await ctx.call(action, perform, lane=workshop.lane(request.model))
-        except NotRecorded:
-            misses.add(request, action)
-            raise
-        tally(usage, request.model, called.record)
-        data = json.loads(called.reply)
-        return Answered(
-            reply=Reply(text=data["text"], finish_reason=data["finish_reason"]), call=action.digest
-        )
-
-    try:
-        yield ask
-    except NotRecorded as error:
-        raise misses.error(ctx.recorded_calls()) from error
-
-
-def tally(usage: dict[str, dict[str, Any]], model: str, record: Mapping[str, Any]) -> None:
-    """Add a call, by the record beside it, to what each model was used for.
-
-    Tokens and cost (USD) are sums over the calls that tell them; `unpriced` counts calls of unknown cost, and `lost`
-    is what attempts may have cost that brought no answer.
-    """
-    total = usage.setdefault(
-        model,
-        {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "lost": 0.0, "unpriced": 0},
-    )
-    total["calls"] += 1
-    total["prompt_tokens"] += record.get("prompt_tokens") or 0
-    total["completion_tokens"] += record.get("completion_tokens") or 0
-    cost = 0.0 if is_local(model) else record.get("cost")
-    total["cost"] += cost or 0.0
-    total["lost"] += record.get("lost") or 0.0
-    total["unpriced"] += cost is None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from charforge.pipeline import tally
+from charforge.asking import tally
 from charforge.progress import Progress, clean
 
 Spent = dict[str, dict[str, dict[str, Any]]]
-"""By stage (`<character>/<stage>`) and model, as `pipeline.tally` adds up."""
+"""By stage (`<character>/<stage>`) and model, as `asking.tally` adds up."""
 
 
 class Spending(Progress):

@@ -47,7 +47,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "interviews": ("charforge.stages.interviews:VERSION", ("charforge.stages.interviews",), "run_interviews"),
     "scores": ("charforge.stages.scores:VERSION", ("charforge.stages.scores",), "run_scores"),
     "report": ("charforge.stages.report:VERSION", ("charforge.stages.report",), "run_report"),
-    "call": ("charforge.pipeline:CALL_VERSION", ("charforge.models.generate",), None),
+    "call": ("charforge.asking:CALL_VERSION", ("charforge.models.generate",), None),
 }
 
 
