@@ -190,6 +190,7 @@ class Gate:
 
         # The endpoint.
         self._ended: EndpointError | None = None  # why nothing will be sent any more
+        self._fruitless_since: float | None = None  # the first failure, of any kind, after the last answer
         self._failing = 0  # failures in a row that say it is down
         self._failing_since = 0.0
         self._down = False
@@ -473,6 +474,7 @@ class Gate:
     def _answered(self, ticket: _Ticket, answer: Answer) -> None:
         self._answers += 1
         self._failing = self._in_vain = 0
+        self._fruitless_since = None
         if self._down:
             self._up()
         if answer.limits is not None and answer.limits != self._limits:
@@ -505,6 +507,7 @@ class Gate:
                 self._failing_since = now
             self._failing += 1
         self._check_down(ticket, failure, now)
+        self._check_fruitless(failure, now)
 
     def _final(self, error: CharForgeError) -> None:
         self._counts["final"] += 1
@@ -604,6 +607,19 @@ class Gate:
             self._tokens.correct(ticket.spent, more)
 
     # -- down and up
+
+    def _check_fruitless(self, failure: Failure, now: float) -> None:
+        """End it all where nobody had an answer for as long as one call may take: those that wait would wait for hours."""
+        if self._fruitless_since is None:
+            self._fruitless_since = now
+        elif now - self._fruitless_since >= self._deadline and self._ended is None:
+            self._end(
+                EndpointDown(
+                    f"{self.name}: the endpoint gives no answer, only refusals, for {_span(now - self._fruitless_since)}; "
+                    f"the last: {failure.text}",
+                    f"check the account's limits and the endpoint; {_RERUN}",
+                )
+            )
 
     def _check_down(self, ticket: _Ticket, failure: Failure, now: float) -> None:
         if not self._down:

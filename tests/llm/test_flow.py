@@ -919,3 +919,21 @@ def test_a_user_hears_of_a_call_that_is_tried_again_and_again():
     attempt = Script(*[Failure("server", "500 oops")] * 4, OK)
     virtually(ends(gate(tell=heard.append).run(attempt, tokens=1, on_lost=nothing)))
     assert heard == ["mock: no answer to a call after 3 tries (500 oops); trying again"]
+
+
+@pytest.mark.parametrize("retry_after", [None, 1, 30])
+def test_an_endpoint_that_refuses_everybody_for_ever_ends_them_all_in_the_time_of_one_call(retry_after):
+    async def attempt(n):
+        await asyncio.sleep(0.2)
+        raise Failure("overload", "429 Too Many Requests", retry_after=retry_after)
+
+    async def main():
+        it = gate(deadline=900)
+        done = await ends(*(it.run(attempt, tokens=1, on_lost=nothing) for _ in range(64)))
+        return done, clock()
+
+    done, at = virtually(main())
+    assert at < 900 + 120  # without an end to it: thirteen hours
+    assert {type(end) for end in done} == {EndpointDown, NoAnswer}
+    down = next(end for end in done if isinstance(end, EndpointDown))
+    assert down.message.startswith("mock: the endpoint gives no answer, only refusals, for 1")
