@@ -43,6 +43,11 @@ _SELDOM = 200
 _LONGEST_PAUSE_S = 600.0
 """A call that was never sent waits this long for an endpoint that asked for a pause; its deadline has not begun."""
 
+_BARE, _BARE_S, _FEW = 12, 2.0, 4
+"""Refusals that say nothing more, in a row and for so many seconds, with so few calls in flight: it is the rate after all."""
+_BARE_PAUSE_MAX_S = 2.0
+"""Between two looks whether such an endpoint takes calls again."""
+
 # -- one call
 _BACKOFF_S, _BACKOFF_MAX_S = 0.5, 30.0
 _MALFORMED_TRIES = 3
@@ -160,7 +165,11 @@ class Gate:
         self._loop: asyncio.AbstractEventLoop | None = None
 
         self._in_flight = 0
+        self._concurrency = concurrency
         self._width = Width(concurrency)
+        self._refusals = 0  # bare ones since the last answer
+        self._refusing_since = 0.0
+        self._bare_is_rate = False
 
         # Calls and tokens a minute.
         self._requests = None if requests_per_minute is None else Window(max(1.0, requests_per_minute))
@@ -473,7 +482,7 @@ class Gate:
 
     def _answered(self, ticket: _Ticket, answer: Answer) -> None:
         self._answers += 1
-        self._failing = self._in_vain = 0
+        self._failing = self._in_vain = self._refusals = 0
         self._fruitless_since = None
         if self._down:
             self._up()
@@ -490,7 +499,9 @@ class Gate:
         self._last_failure = failure.text
         if failure.limits is not None:
             self._heed(failure.limits)
-        ticket.limited = _speaks_of_rate(failure, ticket.tokens)
+        ticket.limited = _speaks_of_rate(failure, ticket.tokens) or self._rate_after_all(failure, now)
+        if failure.kind == "overload":
+            self._turned_away += 1
         if not failure.billed:
             self._spent(ticket, 0)
         if failure.kind == "malformed":
@@ -498,7 +509,6 @@ class Gate:
             if self._down:
                 self._up()
         elif ticket.limited:
-            self._turned_away += 1
             self._pause(ticket, failure, now)
         elif failure.kind in ("overload", "timeout"):
             self._width.crowded(ticket.at, self._in_flight, now)
@@ -543,9 +553,10 @@ class Gate:
             # A reset may be that of the next call or that of the whole bucket: believe it step by step.
             resets = failure.limits and (failure.limits.requests_reset_s or failure.limits.tokens_reset_s)
             pause = min(resets or 1.0, 2.0 ** min(self._in_vain, 6))
+        most = _BARE_PAUSE_MAX_S if self._bare_is_rate and failure.retry_after is None else 60.0
         if ticket.at >= self._event_at and now >= self._release:
             if self._in_vain:
-                pause = max(pause, min(2.0 ** (self._in_vain - 1), 60.0) * self._rng.uniform(0.5, 1.0))
+                pause = max(pause, min(2.0 ** (self._in_vain - 1), most) * self._rng.uniform(0.5, 1.0))
             self._event_at, self._event = now, ticket.serial
             self._shower, self._shower_after, self._beside = 1, 0, self._in_flight
             self._since_pause = self._answers - self._answers_then
@@ -560,6 +571,23 @@ class Gate:
             self._note("pause", f"asks to wait {_span(pause)} ({failure.text})", now)
         if self._pauses_too_long(now):
             self._let_go()
+
+    def _rate_after_all(self, failure: Failure, now: float) -> bool:
+        """Say whether a refusal that says nothing more speaks of a rate: where few calls at once are refused like many."""
+        if failure.kind != "overload":
+            return False
+        if not self._refusals:
+            self._refusing_since = now
+        self._refusals += 1
+        if (
+            not self._bare_is_rate
+            and self._refusals >= _BARE
+            and now - self._refusing_since >= _BARE_S
+            and self._width.limit <= _FEW
+        ):
+            self._bare_is_rate = True
+            self._width = Width(self._concurrency)  # its cuts were for nothing
+        return self._bare_is_rate
 
     def _learn(self) -> None:
         """Take in the last event, now that its pause is over and what was refused with it has come back."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MINUTE = 60.0
 
@@ -108,6 +108,8 @@ class Rate:
         self._paced_s = 0.0  # sending at the allowed pace since the last release
         self._search = 1.0
         self._climb = _CLIMB
+        self._learned_at = -1  # calls let through when it was learned last
+        self._snapshot: tuple[Any, ...] | None = None  # what was known before that
 
     def start(self, now: float, accepted: int) -> None:
         """Begin, or begin again after idling: the endpoint may have saved up a burst."""
@@ -140,8 +142,22 @@ class Rate:
 
         `lone`: most calls sent after the refused one were let through. `told`: the rate by configuration or headers.
         """
-        if lone and self.known == math.inf:
-            return  # a limit that is reached refuses more than one call
+        if accepted == self._learned_at and self._snapshot is not None:
+            # Not one call let through since: it is the same refusal still, and its pause was longer.
+            releases, lost, self._from_start, self.known, self.trusted, self._climb = self._snapshot
+            self._releases = deque(releases, maxlen=16)
+            self._lost = lost
+        self._learned_at = accepted
+        self._snapshot = (
+            tuple(self._releases),
+            self._lost,
+            self._from_start,
+            self.known,
+            self.trusted,
+            self._climb,
+        )
+        if (lone and self.known == math.inf) or not accepted:
+            return  # a limit that is reached refuses more than one call, and lets some through before
         before = min(self.now(), told)
         first = self._from_start and len(self._releases) == 1
         releases = self._releases

@@ -223,6 +223,15 @@ def test_600_a_minute_are_used_and_not_overrun(server, headers, rpm):
         assert endpoint.refused(0, 480) == 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rate_is_learned_from_refusals_that_say_nothing_more(seed):
+    endpoint = Endpoint(Sliding(), retry_after=False, seed=seed)
+    virtually(traffic(gate(), endpoint, seconds=300))
+    ok, refused = endpoint.let_through(60, 300), endpoint.refused(60, 300)
+    assert ok >= 0.95 * 4 * 600
+    assert refused < 0.01 * (ok + refused)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("server", ["sliding", "bucket of 10", "fixed"])
 def test_a_rate_is_learned_where_calls_take_long(server, seed):
