@@ -221,20 +221,15 @@ class _Asked:
         return parts, None if all(part.calls.exact for part in parts) else basis
 
     def _models(self) -> list[str]:
-        spec = self.spec
-        if self.name in GENERATING:
-            return [spec.generator.model]
-        if self.name == "scores":
-            return [spec.judge.model]
-        return list(
-            dict.fromkeys([*(model for model, _ in self._contestants()), spec.interview.interviewer.model])
-        )
+        asked = self.character.models()[self.name]
+        weights = [model for model, _ in self._contestants()] if self.name == "interviews" else []
+        return list(dict.fromkeys([*weights, *asked]))
 
     # -- how many calls ------------------------------------------------------------------------------------------
 
     def _generating(self, missing: Mapping[str, Sequence[Action]]) -> tuple[dict[str, Range], str]:
         """A rehearsal shows the next draw of each open slot, and no further one. Slots that were never opened are still to come."""
-        (model,) = self._models()
+        model = self.spec.generator.model
         tiny = small(model)
         attempts = getattr(self.spec, self.name).attempts
         per_call = self.spec.scenes.per_call if self.name == "scenes" and not tiny else 1

@@ -60,33 +60,24 @@ SPOKEN = (
 
 async def generate(
     *,
-    profile: Mapping[str, Any],
     scenes: Sequence[Mapping[str, Any]],
-    name: str,
-    short_name: str,
-    knows_until: str,
-    never: Sequence[str],
     attempts: int,
     min_yield: float,
-    min_turns: int,
-    max_turns: int,
-    min_words: int,
     rules: Rules,
-    writer: Writer,
     on_progress: Callable[[int, int], None],
+    **given: Any,
 ) -> Generated:
     """Draw one dialogue for each scene of scenes.jsonl and return dialogues.jsonl (generated ones) and what goes with it.
 
-    `writer.prompts` holds the sources of `templates(writer.model)` by key. Raises CharForgeError as `slots.fill` does.
+    `given` is what `_drawing` takes. Raises CharForgeError as `slots.fill` does.
     """
-    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
     return await fill(
         scenes,
         what="dialogues",
         count=len(scenes),
         attempts=attempts,
         min_yield=min_yield,
-        draw=_drawing(profile, (name, short_name), knows_until, never, limits, rules, writer),
+        draw=_drawing(rules=rules, **given),
         text=lambda record: "\n".join(turn["content"] for turn in record["turns"]),
         near_duplicate=rules.limit("near-duplicate") or None,
         on_progress=on_progress,
@@ -95,38 +86,33 @@ async def generate(
 
 async def ahead(
     *,
-    profile: Mapping[str, Any],
     scenes: AsyncIterator[Mapping[str, Any]],
+    attempts: int,
+    min_yield: float,
+    on_progress: Callable[[int, int], None],
+    **given: Any,
+) -> None:
+    """Make the calls that `generate` will make, for scenes that still arrive. Raises what a call raises."""
+    del min_yield  # of the whole; nothing is decided here
+    await slots.ahead(scenes, attempts=attempts, draw=_drawing(**given), on_progress=on_progress)
+
+
+def _drawing(
+    *,
+    profile: Mapping[str, Any],
     name: str,
     short_name: str,
     knows_until: str,
     never: Sequence[str],
-    attempts: int,
-    min_yield: float,
     min_turns: int,
     max_turns: int,
     min_words: int,
     rules: Rules,
     writer: Writer,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    """Make the calls that `generate` will make, for scenes that still arrive. Raises what a call raises."""
-    del min_yield  # of the whole; nothing is decided here
-    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
-    draw = _drawing(profile, (name, short_name), knows_until, never, limits, rules, writer)
-    await slots.ahead(scenes, attempts=attempts, draw=draw, on_progress=on_progress)
-
-
-def _drawing(
-    profile: Mapping[str, Any],
-    names: tuple[str, str],
-    until: str,
-    never: Sequence[str],
-    limits: Mapping[str, int],
-    rules: Rules,
-    writer: Writer,
 ) -> Callable[[Mapping[str, Any], int], Awaitable[Drawn]]:
-    """Return how the d-th dialogue of a scene is drawn."""
+    """Return how the d-th dialogue of a scene is drawn. `writer.prompts` holds the sources of `templates(writer.model)` by key."""
+    names = (name, short_name)
+    limits = {"min_turns": min_turns, "max_turns": max_turns, "min_words": min_words}
     paragraphs = {paragraph["id"]: paragraph for paragraph in profile["paragraphs"]}
     whole = "\n".join(str(paragraph["text"]) for paragraph in profile["paragraphs"])
     telling: dict[str, list[Exchange]] = {}
@@ -136,7 +122,15 @@ def _drawing(
         slot = Slot(paragraphs[scene["paragraph"]], scene["n"])
         if not small(writer.model):
             return await _dialogue(
-                writer, scene, slot, d, names=names, until=until, never=never, limits=limits, rules=rules
+                writer,
+                scene,
+                slot,
+                d,
+                names=names,
+                until=knows_until,
+                never=never,
+                limits=limits,
+                rules=rules,
             )
         text = str(slot.paragraph["text"])
         teller = Teller(

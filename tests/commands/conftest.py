@@ -6,6 +6,7 @@ import pytest
 
 from charforge import skeleton
 from charforge.cli import main
+from charforge.testing import ScriptedWorkshop
 
 
 @pytest.fixture
@@ -24,6 +25,14 @@ def run(capsys):
 def eliza(tmp_path):
     """The path of a spec that passes check; the test's working folder is its workspace."""
     return skeleton.write(tmp_path, "eliza", "Eliza Doolittle", "Eliza")[0]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """The scripted stand-in for models, in place of this machine's workshop."""
+    workshop = ScriptedWorkshop()
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: workshop)
+    return workshop
 
 
 @pytest.fixture

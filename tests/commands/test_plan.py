@@ -27,13 +27,6 @@ PAID = tuple(option.replace("openai/scripted", "openai/gpt-4o-mini") for option 
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    workshop = ScriptedWorkshop()
-    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: workshop)
-    return workshop
-
-
-@pytest.fixture
 def plan(run):
     """Plan, and return the lines as data, by stage."""
 

@@ -22,13 +22,6 @@ TO = ("--to", "dataset")
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    workshop = ScriptedWorkshop()
-    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: workshop)
-    return workshop
-
-
-@pytest.fixture
 def built(run, eliza, scripted):
     """The workspace's folder, with every reply of a build up to the data set."""
     status, _out, err = run("build", "eliza", *SCRIPTED, *TO)

@@ -25,26 +25,12 @@ class Offline(ScriptedWorkshop):
 
 
 @pytest.fixture
-def build(run, monkeypatch, tmp_path):
-    from charforge import skeleton
-
-    skeleton.write(tmp_path, "eliza", "Eliza Doolittle", "Eliza")
+def build(run, monkeypatch, eliza):
+    assert eliza.is_file()
 
     def command(workshop, *more):
         monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: workshop)
         return run("build", "eliza", *SCRIPTED, *more)
-
-    return command
-
-
-@pytest.fixture
-def run(capsys):
-    from charforge.cli import main
-
-    def command(*argv):
-        capsys.readouterr()
-        status = main(argv)
-        return (status, *capsys.readouterr())
 
     return command
 
