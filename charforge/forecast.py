@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from charforge.engine.rehearse import Rehearsed
     from charforge.llm.money import Price
     from charforge.pipeline import Character
-    from charforge.spec import CharacterSpec
+    from charforge.sections import CharacterSpec
 
 GENERATING = ("scenes", "dialogues", "protective")
 ASKING = (*GENERATING, "interviews", "scores")

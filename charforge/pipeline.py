@@ -25,7 +25,8 @@ from charforge.files import decode, read_bytes
 from charforge.llm.client import EMBEDDED_PREFIX, weights_digest
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Ask
-from charforge.spec import MAX_TEXT_BYTES, CharacterSpec
+from charforge.sections import CharacterSpec
+from charforge.spec import MAX_TEXT_BYTES
 from charforge.stages import (
     dataset,
     dialogues,

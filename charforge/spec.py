@@ -1,4 +1,4 @@
-"""A character's YAML file as a frozen `CharacterSpec`; the only module that knows the file's form.
+"""A character's YAML file as a frozen `CharacterSpec`; the only module that knows the file's form (its values: charforge.sections).
 
 A spec comes from a stranger's pull request: it names files inside the workspace and models by name, and
 nothing else. Values come from the preset, then the file, then `--set`, each winning over the one before. What is
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from charforge.errors import FileProblems, Problem
 from charforge.files import MIB, near_file, visible
 from charforge.safe_yaml import Document, KeyPath, key_text, shown
 from charforge.schema import faults, is_secret, nearest, schema_file
+from charforge.sections import CharacterSpec, build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,178 +46,6 @@ _MODELS: tuple[KeyPath, ...] = (
     ("interview", "interviewer", "model"),
     ("judge", "model"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """`file` is relative to the workspace, as every path of a loaded spec is."""
-
-    file: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knows:
-    """`until` is an ISO 8601 date, its year astronomical (44 BC is `-0043`)."""
-
-    until: str
-    never: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generator:
-    model: str
-    temperature: float
-    top_p: float
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenes:
-    """`attempts` is draws per slot, `min_yield` the share of `count` below which the stage fails.
-
-    `per_call` is how many scenes a capable model is asked for in one call.
-    """
-
-    count: int
-    attempts: int
-    min_yield: float
-    per_call: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogues:
-    attempts: int
-    min_yield: float
-    min_turns: int
-    max_turns: int
-    min_words: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protective:
-    """`count` is None for one for each paragraph of the profile."""
-
-    count: int | None
-    attempts: int
-    min_yield: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checks:
-    """The rules of charforge.checks.RULES that can be switched off. A limit of 0 is a rule that is off."""
-
-    length: bool
-    character_silent: bool
-    third_person: bool
-    assistant_talk: bool
-    foreign_language: bool
-    copied_prompt: int
-    copied_paragraph: int
-    repetition: bool
-    near_duplicate: float
-    ungrounded: int
-    anachronism: bool
-    no_provocation: bool
-
-    def rules(self) -> dict[str, bool | float]:
-        """Return true, a limit, or false for off, by the name of the rule."""
-        return {name.replace("_", "-"): value or False for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """`max_words` bounds a sample, prompt included; training refuses one that has more than `Train.context_length` tokens."""
-
-    max_words: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Train:
-    """One optimizer step sees `batch_size * gradient_accumulation` samples; `max_samples` is None for all."""
-
-    base_model: str
-    method: str
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    gradient_accumulation: int
-    schedule: str
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    context_length: int
-    loss: str
-    max_samples: int | None
-    held_out: float
-    keep: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interviewer:
-    model: str
-    temperature: float
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interview:
-    """`limit_single` and `limit_multi` are None for all questions, and may be 0. `repetition_penalty` is for local models."""
-
-    questions: str
-    turns: int
-    history: int
-    thoughts: bool
-    temperature: float
-    top_p: float
-    repetition_penalty: float | None
-    max_tokens: int
-    interviewer: Interviewer
-    baselines: tuple[str, ...]
-    limit_single: int | None
-    limit_multi: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """`limit` is None for all answers, and may be 0."""
-
-    model: str
-    dimensions: tuple[str, ...]
-    temperature: float
-    max_tokens: int
-    repeats: int
-    limit: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CharacterSpec:
-    """A character with every value filled in. `id` and `file` come from where the spec lies, not from its text."""
-
-    id: str
-    file: str
-    name: str
-    short_name: str
-    preset: str
-    profile: Profile
-    knows: Knows
-    generator: Generator
-    written: str | None
-    scenes: Scenes
-    dialogues: Dialogues
-    protective: Protective
-    checks: Checks
-    dataset: Dataset
-    train: Train
-    interview: Interview
-    judge: Judge
-    charforge: int = field(default=1)
-
-    def resolved(self) -> dict[str, Any]:
-        """Return every value as plain JSON data, the same for every spelling of the same spec, without `file`."""
-        data = asdict(self, dict_factory=_jsonable)
-        del data["file"]
-        return data | {"checks": self.checks.rules()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +181,7 @@ class _Reader:
             rule.replace("-", "_"): limits[rule] if value is True else value
             for rule, value in values["checks"].items()
         }
-        spec = _build(CharacterSpec, values)
+        spec = build(values)
         return Examined(spec, [], paths, spec.short_name)
 
     def _check(self, document: Document, *, partial: bool) -> None:
@@ -560,45 +389,3 @@ def _marks(value: Any, path: KeyPath = ()) -> dict[KeyPath, tuple[int | None, in
         for index, child in enumerate(value):
             found |= _marks(child, (*path, index))
     return found
-
-
-_SECTIONS = {
-    cls.__name__: cls
-    for cls in (
-        Profile,
-        Knows,
-        Generator,
-        Scenes,
-        Dialogues,
-        Protective,
-        Checks,
-        Dataset,
-        Train,
-        Interviewer,
-        Interview,
-        Judge,
-    )
-}
-
-
-def _build(cls: Any, values: dict[str, Any]) -> Any:
-    """Return a `cls` of checked values: 1.0 becomes 1 for an int, 1 becomes 1.0 for a float, lists become tuples."""
-    made: dict[str, Any] = {}
-    for item in fields(cls):
-        value = values[item.name]
-        kind = str(item.type)  # a string: annotations are not evaluated
-        if kind in _SECTIONS:
-            made[item.name] = _build(_SECTIONS[kind], value)
-        elif kind == "float":
-            made[item.name] = float(value)
-        elif kind in {"int", "int | None"} and value is not None:
-            made[item.name] = int(value)
-        elif kind.startswith("tuple"):
-            made[item.name] = tuple(value)
-        else:
-            made[item.name] = value
-    return cls(**made)
-
-
-def _jsonable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}

@@ -1,0 +1,229 @@
+"""A character as frozen values, section by section, and how checked plain values become one.
+
+What a file may say is charforge.spec's to judge: here every value is there and right. Paths are relative to the workspace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """`file` is relative to the workspace, as every path of a loaded spec is."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knows:
+    """`until` is an ISO 8601 date, its year astronomical (44 BC is `-0043`)."""
+
+    until: str
+    never: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    model: str
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenes:
+    """`attempts` is draws per slot, `min_yield` the share of `count` below which the stage fails.
+
+    `per_call` is how many scenes a capable model is asked for in one call.
+    """
+
+    count: int
+    attempts: int
+    min_yield: float
+    per_call: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogues:
+    attempts: int
+    min_yield: float
+    min_turns: int
+    max_turns: int
+    min_words: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protective:
+    """`count` is None for one for each paragraph of the profile."""
+
+    count: int | None
+    attempts: int
+    min_yield: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """The rules of charforge.checks.RULES that can be switched off. A limit of 0 is a rule that is off."""
+
+    length: bool
+    character_silent: bool
+    third_person: bool
+    assistant_talk: bool
+    foreign_language: bool
+    copied_prompt: int
+    copied_paragraph: int
+    repetition: bool
+    near_duplicate: float
+    ungrounded: int
+    anachronism: bool
+    no_provocation: bool
+
+    def rules(self) -> dict[str, bool | float]:
+        """Return true, a limit, or false for off, by the name of the rule."""
+        return {name.replace("_", "-"): value or False for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """`max_words` bounds a sample, prompt included; training refuses one that has more than `Train.context_length` tokens."""
+
+    max_words: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """One optimizer step sees `batch_size * gradient_accumulation` samples; `max_samples` is None for all."""
+
+    base_model: str
+    method: str
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    context_length: int
+    loss: str
+    max_samples: int | None
+    held_out: float
+    keep: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interviewer:
+    model: str
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interview:
+    """`limit_single` and `limit_multi` are None for all questions, and may be 0. `repetition_penalty` is for local models."""
+
+    questions: str
+    turns: int
+    history: int
+    thoughts: bool
+    temperature: float
+    top_p: float
+    repetition_penalty: float | None
+    max_tokens: int
+    interviewer: Interviewer
+    baselines: tuple[str, ...]
+    limit_single: int | None
+    limit_multi: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """`limit` is None for all answers, and may be 0."""
+
+    model: str
+    dimensions: tuple[str, ...]
+    temperature: float
+    max_tokens: int
+    repeats: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CharacterSpec:
+    """A character with every value filled in. `id` and `file` come from where the spec lies, not from its text."""
+
+    id: str
+    file: str
+    name: str
+    short_name: str
+    preset: str
+    profile: Profile
+    knows: Knows
+    generator: Generator
+    written: str | None
+    scenes: Scenes
+    dialogues: Dialogues
+    protective: Protective
+    checks: Checks
+    dataset: Dataset
+    train: Train
+    interview: Interview
+    judge: Judge
+    charforge: int = field(default=1)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every value as plain JSON data, the same for every spelling of the same spec, without `file`."""
+        data = asdict(self, dict_factory=_jsonable)
+        del data["file"]
+        return data | {"checks": self.checks.rules()}
+
+
+_SECTIONS = {
+    cls.__name__: cls
+    for cls in (
+        Profile,
+        Knows,
+        Generator,
+        Scenes,
+        Dialogues,
+        Protective,
+        Checks,
+        Dataset,
+        Train,
+        Interviewer,
+        Interview,
+        Judge,
+    )
+}
+
+
+def build(values: dict[str, Any]) -> CharacterSpec:
+    """Return the spec that checked values, whole and with workspace-relative paths, stand for."""
+    spec: CharacterSpec = _build(CharacterSpec, values)
+    return spec
+
+
+def _build(cls: Any, values: dict[str, Any]) -> Any:
+    """Return a `cls` of checked values: 1.0 becomes 1 for an int, 1 becomes 1.0 for a float, lists become tuples."""
+    made: dict[str, Any] = {}
+    for item in fields(cls):
+        value = values[item.name]
+        kind = str(item.type)  # a string: annotations are not evaluated
+        if kind in _SECTIONS:
+            made[item.name] = _build(_SECTIONS[kind], value)
+        elif kind == "float":
+            made[item.name] = float(value)
+        elif kind in {"int", "int | None"} and value is not None:
+            made[item.name] = int(value)
+        elif kind.startswith("tuple"):
+            made[item.name] = tuple(value)
+        else:
+            made[item.name] = value
+    return cls(**made)
+
+
+def _jsonable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}
