@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -130,6 +131,11 @@ class Context:
     record: dict[str, Any]
     _build: Build
     _inputs: Mapping[str, str]
+    kept: Path = field(default_factory=Path)
+    """A folder that a run may make, and that outlives it if it fails or is killed: the same action's next run finds it.
+
+    Gone once the stage is done. For what saves time, such as checkpoints: it is no output, and nobody else reads it.
+    """
     left: dict[str, bytes] = field(default_factory=dict)
     _calls: list[str] = field(default_factory=list)
     _made: list[str] = field(default_factory=list)
@@ -388,7 +394,8 @@ class Build:
         last = self.store.last(stage.name)
         self.listener.stage_started(stage.name, outcome.reasons)
         began, clock = time.time(), time.perf_counter()
-        context = Context(stage, action.params, Path(), {}, self, action.inputs)
+        kept = self.store.kept(action.digest)
+        context = Context(stage, action.params, Path(), {}, self, action.inputs, kept)
         try:
             with self.store.scratch() as scratch:
                 context.scratch = scratch
@@ -398,14 +405,14 @@ class Build:
             # What was read travels with the trace: an audit can replay the stage without the checkout.
             packed.inline |= (await asyncio.to_thread(self.store.pack, sources)).inline
             lists = {"calls": context._calls, "made": context._made}  # noqa: SLF001
-            kept = self.store.pack({name: canonical(sorted(set(calls))) for name, calls in lists.items()})
-            packed.inline |= kept.inline
+            noted = self.store.pack({name: canonical(sorted(set(calls))) for name, calls in lists.items()})
+            packed.inline |= noted.inline
             outcome.seconds = time.perf_counter() - clock
             record = {
                 **context.record,
                 "started": began,
                 "seconds": outcome.seconds,
-                **kept.outputs,
+                **noted.outputs,
                 "previous": None if last is None else last[0],
                 "calls_made": outcome.calls_made,
                 "calls_replayed": outcome.calls_replayed,
@@ -413,9 +420,10 @@ class Build:
             }
             # Queued together, so that one commit can take both.
             written = self.store.record(action, packed, record)
-            noted = self.store.set_last(stage.name, action.digest, list(outcome.reasons))
+            latest = self.store.set_last(stage.name, action.digest, list(outcome.reasons))
             await _durable(written)
-            await _durable(noted)
+            await _durable(latest)
+            await asyncio.to_thread(shutil.rmtree, kept, ignore_errors=True)
             outcome.status, outcome.outputs, outcome.record = RAN, packed.outputs, record
         except Exception as error:  # noqa: BLE001 - one stage's failure is an outcome; the caller tells bugs apart
             outcome.seconds = time.perf_counter() - clock

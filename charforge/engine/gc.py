@@ -26,7 +26,7 @@ def collect(store: Store, roots: Iterable[str], *, unfinished: Collection[str] =
 
     A root reaches its trace's outputs, its inputs, its calls and their replies. A stage that has yet to finish has no trace
     to reach its calls by: all calls that a stage named in `unfinished` ever made are kept, since its next run
-    replays them. Raises EngineError while another process has the store open: it may be about to use what nothing
+    replays them. What a run left to go on from is kept while its action is a root. Raises EngineError while another process has the store open: it may be about to use what nothing
     reaches yet.
     """
     try:
@@ -35,8 +35,9 @@ def collect(store: Store, roots: Iterable[str], *, unfinished: Collection[str] =
         fcntl.flock(store.users, fcntl.LOCK_SH)
         raise EngineError("another process is using the store", "run gc again when it has finished") from None
     try:
+        roots = list(roots)
         actions, blobs = _reach(store, [*roots, *store.calls_of(unfinished)])
-        swept = _sweep(store, actions, blobs, dry_run=dry_run)
+        swept = _sweep(store, actions, blobs, set(roots), dry_run=dry_run)
     finally:
         fcntl.flock(store.users, fcntl.LOCK_SH)
     return swept
@@ -72,11 +73,14 @@ def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
     return actions, blobs
 
 
-def _sweep(store: Store, actions: set[str], blobs: set[str], *, dry_run: bool) -> Swept:
+def _sweep(store: Store, actions: set[str], blobs: set[str], roots: set[str], *, dry_run: bool) -> Swept:
     lost_actions = [digest for digest in store.all_actions() if digest not in actions]
     inline = {digest: size for digest, size in store.inline_blobs() if digest not in blobs}
     objects = {path: path.stat().st_size for digest, path in store.objects() if digest not in blobs}
-    swept = Swept(len(lost_actions), len(inline) + len(objects), sum(inline.values()) + sum(objects.values()))
+    kept = [folder for folder in store.all_kept() if folder.name not in roots]
+    size = sum(inline.values()) + sum(objects.values())
+    size += sum(file.stat().st_size for folder in kept for file in folder.rglob("*") if file.is_file())
+    swept = Swept(len(lost_actions), len(inline) + len(objects) + len(kept), size)
     if dry_run:
         return swept
     store.forget(lost_actions, list(inline))
@@ -85,6 +89,8 @@ def _sweep(store: Store, actions: set[str], blobs: set[str], *, dry_run: bool) -
     for folder in (store.root / "trees").iterdir():
         if folder.name not in blobs:
             shutil.rmtree(folder, ignore_errors=True)
+    for folder in kept:
+        shutil.rmtree(folder, ignore_errors=True)
     # We are alone, so whatever is here was left by a process that died.
     for folder in (store.root / "tmp").iterdir():
         shutil.rmtree(folder, ignore_errors=True)

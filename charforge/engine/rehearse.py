@@ -65,6 +65,10 @@ class _Context:
     def scratch(self) -> Path:
         raise NotRehearsed
 
+    @property
+    def kept(self) -> Path:
+        raise NotRehearsed
+
     def digest(self, name: str) -> str:
         return self._inputs[name]
 

@@ -475,6 +475,15 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def kept(self, action: str) -> Path:
+        """Return where a run of this action may keep what it need not do again. The folder may not be there."""
+        return self.root / "kept" / action
+
+    def all_kept(self) -> list[Path]:
+        """Return what runs of all actions have kept."""
+        folder = self.root / "kept"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
     @contextlib.contextmanager
     def alone(self, doing: str) -> Iterator[None]:
         """Keep other processes from doing the same meanwhile. For moments only: it blocks."""

@@ -936,3 +936,36 @@ def test_every_status_has_a_word_of_its_own():
         stale.UNKNOWN,
     ]
     assert len(set(words)) == len(words)
+
+
+# -- what a run keeps for the next -----------------------------------------------------------------------------------
+
+
+def training(yard, text, *, breaks):
+    """A stage that goes on from what it kept, and breaks off after `breaks` steps."""
+
+    def train(ctx):
+        ctx.kept.mkdir(parents=True, exist_ok=True)
+        done = len(list(ctx.kept.iterdir()))
+        for step in range(done, 4):
+            if step == breaks:
+                raise RuntimeError("killed")
+            yard.made.append(f"step {step}")
+            (ctx.kept / str(step)).write_text("state")
+        return b"trained"
+
+    return [yard.stage("model", make=train, x=yard.source("x.txt", text))]
+
+
+def test_a_run_goes_on_from_what_the_failed_one_before_kept(yard):
+    assert yard.build(training(yard, "a", breaks=2))["model"].status == engine.FAILED
+    assert yard.made == ["step 0", "step 1"]
+    assert yard.build(training(yard, "a", breaks=None))["model"].status == engine.RAN
+    assert yard.made == ["step 2", "step 3"]
+    assert list((yard.root / "kept").iterdir()) == []
+
+
+def test_what_one_action_kept_is_not_shown_to_another(yard):
+    yard.build(training(yard, "a", breaks=2))
+    yard.build(training(yard, "b", breaks=None))
+    assert yard.made == ["step 0", "step 1", "step 2", "step 3"]

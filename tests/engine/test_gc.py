@@ -182,3 +182,19 @@ def test_after_gc_the_store_is_held_as_before(yard):
         gc.collect(store, [], dry_run=False)
         with yard.open() as other, pytest.raises(EngineError):
             gc.collect(other, [], dry_run=False)
+
+
+def test_what_an_unfinished_run_kept_stays_as_long_as_its_action_is_a_root(yard):
+    def fail(ctx):
+        ctx.kept.mkdir(parents=True)
+        (ctx.kept / "checkpoint").write_bytes(b"c" * LARGE)
+        raise RuntimeError("killed")
+
+    outcome = yard.build([yard.stage("model", make=fail)])["model"]
+    assert collect(yard, {}, dry_run=True).bytes == LARGE
+    with yard.open() as store:
+        gc.collect(store, [outcome.action], dry_run=False)
+        assert [folder.name for folder in store.all_kept()] == [outcome.action]
+        swept = gc.collect(store, [], dry_run=False)
+        assert (swept.blobs, swept.bytes) == (1, LARGE)
+        assert store.all_kept() == []
