@@ -13,7 +13,6 @@ from charforge.models import train as module
 from charforge.models.load import load_folder
 from charforge.models.train import (
     Sample,
-    add_end_of_turn,
     backward,
     encode,
     gradient_norm,
@@ -23,6 +22,7 @@ from charforge.models.train import (
     shuffled,
     train,
 )
+from charforge.models.vocabulary import add_end_of_turn
 
 SETTINGS = {
     "epochs": 2,
