@@ -327,7 +327,9 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         return {"weights/": folder}
 
     # Not in the view: it is the model before training, gigabytes for a large one, and has its own name elsewhere.
-    add("base", BASE_VERSION, run_base, params=_base_params(spec.train.base_model), inputs={}, view={})
+    base_model = spec.train.base_model
+    assert isinstance(base_model, str)
+    add("base", BASE_VERSION, run_base, params=_base_params(base_model), inputs={}, view={})
 
     async def run_model(ctx: Context) -> Outputs:
         sft = ctx.scratch / "sft.jsonl"
@@ -352,7 +354,10 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         "model",
         MODEL_VERSION,
         run_model,
-        params={"short_name": spec.short_name, "train": _part(spec.train, without=("base_model",))},
+        params={
+            "short_name": spec.short_name,
+            "train": _part(spec.train, without=("base_model", "data", "mix", "keep_checkpoints")),
+        },
         inputs={"base": out("base", "weights/"), "sft": out("dataset", "sft.jsonl")},
         view={
             "weights/": "model/",

@@ -2,7 +2,8 @@
 
 jsonschema finds the faults; this module words them: one fault a value, with what was expected, what is there and what
 to do about it. `x-expected` in a schema is our wording of what is expected (every `anyOf` needs one), `x-example` shows a
-missing key's form, `x-url` is the hint for someone who wrote a URL. Knows nothing of files and lines.
+missing key's form, `x-url` is the hint for someone who wrote a URL, `x-hints` has hints for other texts by a pattern of
+theirs. Knows nothing of files and lines.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from charforge.safe_yaml import KeyPath
 
 _MATCHED = 64  # characters
+_MATCHED_TEXT = 400
 SECRETS = "keys and endpoints come from the environment, never from a spec"
 # Compared without case, '-' and '_'.
 _SECRET = re.compile(
@@ -133,10 +135,18 @@ def _unknown_hint(key: str, known: list[str], root: dict[str, Any]) -> str:
     near = nearest(key, known)
     if near:
         return f"did you mean '{near}'?"
-    for section, schema in root["properties"].items():
-        if key in schema.get("properties", ()):
-            return f"did you mean '{section}.{key}'?"
+    for section in _sections(root):
+        if key in section[1]:
+            return f"did you mean '{section[0]}{key}'?"
     return "expected one of " + ", ".join(known)
+
+
+def _sections(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path of each section below a schema, with its dot, and the section's keys."""
+    for name, child in schema["properties"].items():
+        if "properties" in child:
+            yield f"{path}{name}.", child["properties"]
+            yield from _sections(child, f"{path}{name}.")
 
 
 def expected(schema: dict[str, Any]) -> str:
@@ -185,6 +195,9 @@ def _hint(value: Any, schema: dict[str, Any]) -> str | None:
     if isinstance(value, str):
         if "://" in value and "x-url" in schema:
             return str(schema["x-url"])
+        for pattern, hint in schema.get("x-hints", {}).items():
+            if re.search(pattern, value[:_MATCHED_TEXT]):
+                return str(hint)
         if "enum" in schema:
             near = nearest(value, [item for item in schema["enum"] if isinstance(item, str)])
             return f"did you mean '{near}'?" if near else None

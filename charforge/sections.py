@@ -93,11 +93,60 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Train:
-    """One optimizer step sees `batch_size * gradient_accumulation` samples; `max_samples` is None for all."""
+class Delta:
+    """A weight difference, and the model that it is added to; both as `Train.base_model` names models."""
 
-    base_model: str
+    delta: str
+    onto: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompted:
+    """Samples of prompt and output that somebody released. The file: as `Train` says."""
+
+    prompted: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """Raw dialogues that somebody released."""
+
+    generated: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """General samples: their file, and how many of them for each sample of the character."""
+
+    data: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """`target_modules` is `all-linear` or the names of layers. There for `full` as well, which does without."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: str | tuple[str, ...]
+    merge: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """One optimizer step sees `batch_size * gradient_accumulation` samples; `max_samples` is None for all.
+
+    A model is `embedded/name`, `org/name` or `org/name@revision` of the hub, or `./folder` of the workspace. A data file is
+    `./path` of the workspace, or `org/dataset:path` or `org/dataset@revision:path` of the hub. `data` is `built` where
+    none was released. `keep_checkpoints` is the one field that no output depends on.
+    """
+
+    base_model: str | Delta
+    data: str | Prompted | Generated
+    mix: Mix | None
     method: str
+    lora: Lora
     epochs: int
     learning_rate: float
     batch_size: int
@@ -105,12 +154,18 @@ class Train:
     schedule: str
     warmup_ratio: float
     weight_decay: float
+    betas: tuple[float, float]
     max_grad_norm: float
     context_length: int
+    precision: str
+    tf32: bool
+    gradient_checkpointing: str | bool
+    packing: bool
     loss: str
     max_samples: int | None
     held_out: float
     keep: str
+    keep_checkpoints: int
     seed: int
 
 
@@ -192,6 +247,11 @@ _SECTIONS = {
         Protective,
         Checks,
         Dataset,
+        Delta,
+        Prompted,
+        Generated,
+        Mix,
+        Lora,
         Train,
         Interviewer,
         Interview,
@@ -212,14 +272,16 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
     for item in fields(cls):
         value = values[item.name]
         kind = str(item.type)  # a string: annotations are not evaluated
-        if kind in _SECTIONS:
-            made[item.name] = _build(_SECTIONS[kind], value)
+        if isinstance(value, dict):
+            meant = (_SECTIONS[name] for name in kind.split(" | ") if name in _SECTIONS)
+            section = next(section for section in meant if {f.name for f in fields(section)} == set(value))
+            made[item.name] = _build(section, value)
         elif kind == "float":
             made[item.name] = float(value)
         elif kind in {"int", "int | None"} and value is not None:
             made[item.name] = int(value)
-        elif kind.startswith("tuple"):
-            made[item.name] = tuple(value)
+        elif isinstance(value, list):
+            made[item.name] = tuple(map(float, value) if "float" in kind else value)
         else:
             made[item.name] = value
     return cls(**made)

@@ -1,9 +1,9 @@
-"""A character's YAML file as a frozen `CharacterSpec`; the only module that knows the file's form (its values: charforge.sections).
+"""A character's YAML file as a frozen `CharacterSpec`; the only module that knows the file's form.
 
 A spec comes from a stranger's pull request: it names files inside the workspace and models by name, and
 nothing else. Values come from the preset, then the file, then `--set`, each winning over the one before. What is
 wrong is reported all at once. This module opens no profile, question or written file beyond asking whether it
-is there, and knows neither stages nor models, save the embedded models' names.
+is there, and knows neither stages nor models, save the embedded models' names. What it makes is charforge.sections'.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PRESETS = ("laptop", "smoke", "paper")
 MAX_TEXT_BYTES = 10 * MIB
 """How large a profile or written file may be."""
 MAX_QUESTIONS_BYTES = MIB
+MAX_DATA_BYTES = 2048 * MIB
+"""How large a file of released dialogues or general samples may be, here or on the hub."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SET_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -40,19 +42,31 @@ _FILES: dict[KeyPath, int] = {
     ("written",): MAX_TEXT_BYTES,
     ("interview", "questions"): MAX_QUESTIONS_BYTES,
 }
+_DATA: tuple[KeyPath, ...] = (
+    ("train", "data", "prompted"),
+    ("train", "data", "generated"),
+    ("train", "mix", "data"),
+)
+_BASES: tuple[KeyPath, ...] = (
+    ("train", "base_model"),
+    ("train", "base_model", "delta"),
+    ("train", "base_model", "onto"),
+)
 _MODELS: tuple[KeyPath, ...] = (
     ("generator", "model"),
-    ("train", "base_model"),
+    *_BASES,
     ("interview", "interviewer", "model"),
     ("judge", "model"),
 )
+_INSIDE = "a spec can name files inside the workspace only"
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What is known of a spec, right or wrong. `files` has each named file that is there, workspace-relative.
 
-    `spec` is None where there are problems. Keys of `files`: `profile.file`, `written`, `interview.questions`.
+    `spec` is None where there are problems. Keys of `files`: `profile.file`, `written`, `interview.questions`,
+    `train.data.prompted`, `train.data.generated`, `train.mix.data`.
     """
 
     spec: CharacterSpec | None
@@ -101,6 +115,11 @@ def preset_document(name: str) -> Document:
 def valid_id(text: str) -> bool:
     """Whether a text can be a character's id, which is its spec's file name without `.yaml`."""
     return _ID.fullmatch(text) is not None
+
+
+def is_local(reference: str) -> bool:
+    """Whether what names a model or a data file names something in the workspace; else it is embedded or on the hub."""
+    return reference.startswith(("./", "../"))
 
 
 def relative_file(text: str, folder: str, root: Path) -> str:
@@ -165,8 +184,13 @@ class _Reader:
         # What a document has wrong is left to the preset, so that the rest can still be checked.
         values: dict[str, Any] = _copy(preset_document(name).value)
         for document in self.documents:
+            if _get(document.value, ("train", "data")) is not None:
+                values["train"].pop(
+                    "data", None
+                )  # one kind of data or the other: the later is not put over the earlier
             _merge(values, document.value)
-        paths = self._paths(values)
+        paths = self._paths(values) | self._data(values)
+        self._bases(values)
         self._meanings(values)
         short_name = values.get("short_name")
         if self.problems:
@@ -216,28 +240,71 @@ class _Reader:
         found = {}
         for path, limit in _FILES.items():
             text = _get(values, path)
+            if isinstance(text, str) and (name := self._file(path, text, limit)):
+                found[key_text(path)] = name
+        return found
+
+    def _data(self, values: dict[str, Any]) -> dict[str, str]:
+        """Return the same for data files, and make their names in `values` workspace-relative; those of the hub stay."""
+        found = {}
+        for path in _DATA:
+            text = _get(values, path)
+            if isinstance(text, str) and is_local(text) and (name := self._file(path, text, MAX_DATA_BYTES)):
+                found[key_text(path)] = name
+                _get(values, path[:-1])[path[-1]] = f"./{name}"
+        return found
+
+    def _bases(self, values: dict[str, Any]) -> None:
+        """Make the folders that are trained on workspace-relative in `values`; report those that may not be read."""
+        for path in _BASES:
+            text = _get(values, path)
             if not isinstance(text, str):
                 continue
-            try:
-                name = relative_file(text, str(Path(self.file).parent), self.root)
-            except ValueError as error:
-                self._add([path], str(error), "a spec can name files inside the workspace only")
+            if not is_local(text):
+                if not text.startswith("embedded/") and (self.root / Path(self.file).parent / text).is_dir():
+                    hint = f"write {shown(f'./{text}')} for the folder"
+                    self._add([path], f"{shown(text)} names a model of the hub, and a folder here", hint)
                 continue
-            try:
-                state = (self.root / name).stat()
-            except FileNotFoundError:
-                self._add([path], f"no such file: {visible(name)}", near_file(self.root / name, text))
-            except OSError as error:
-                self._add([path], f"{visible(name)} cannot be read: {error.strerror}")
+            name = self._inside(path, text)
+            if name is None:
+                continue
+            if not (self.root / name).is_dir():
+                there = (self.root / name).exists()
+                self._add(
+                    [path], f"{visible(name)} is no folder" if there else f"no such folder: {visible(name)}"
+                )
+            elif linked := _leads_out(self.root, name):
+                inner = f"{text.rstrip('/')}/{linked}"
+                self._add([path], f"{shown(inner)} is a link that leads out of the workspace", _INSIDE)
             else:
-                if not stat.S_ISREG(state.st_mode):
-                    self._add([path], f"{visible(name)} is not a regular file")
-                elif state.st_size > limit:
-                    message = f"{visible(name)} is too large: {state.st_size:,} bytes, the limit is {limit:,}"
-                    self._add([path], message)
-                else:
-                    found[key_text(path)] = name
-        return found
+                _get(values, path[:-1])[path[-1]] = f"./{name}"
+
+    def _inside(self, path: KeyPath, text: str) -> str | None:
+        try:
+            return relative_file(text, str(Path(self.file).parent), self.root)
+        except ValueError as error:
+            self._add([path], str(error), _INSIDE)
+            return None
+
+    def _file(self, path: KeyPath, text: str, limit: int) -> str | None:
+        """Return a file's workspace-relative name; None, with a problem, where it may not be read."""
+        name = self._inside(path, text)
+        if name is None:
+            return None
+        try:
+            state = (self.root / name).stat()
+        except FileNotFoundError:
+            self._add([path], f"no such file: {visible(name)}", near_file(self.root / name, text))
+        except OSError as error:
+            self._add([path], f"{visible(name)} cannot be read: {error.strerror}")
+        else:
+            if stat.S_ISREG(state.st_mode) and state.st_size <= limit:
+                return name
+            message = f"{visible(name)} is too large: {state.st_size:,} bytes, the limit is {limit:,}"
+            self._add(
+                [path], message if stat.S_ISREG(state.st_mode) else f"{visible(name)} is not a regular file"
+            )
+        return None
 
     def _meanings(self, values: dict[str, Any]) -> None:
         """Report what a schema cannot say."""
@@ -250,11 +317,28 @@ class _Reader:
             self._add([("knows", "until")], f"{shown(until)} is not a day of the calendar")
         self._ordered(values, ("dialogues", "min_turns"), ("dialogues", "max_turns"))
         count = _get(values, ("protective", "count"))
-        if count != 0 and not _get(values, ("knows", "never")) and not self._wrong(("knows", "never")):
+        made = not isinstance(_get(values, ("train", "data")), dict)
+        if (
+            made
+            and count != 0
+            and not _get(values, ("knows", "never"))
+            and not self._wrong(("knows", "never"))
+        ):
             wanted = "null (one for each paragraph)" if count is None else count
             message = f"protective.count is {wanted}, and there is nothing here to ask about"
             hint = "name a few things the character cannot know, or set protective.count to 0"
             self._add([("knows", "never"), ("knows",)], message, hint)
+        # Halves of these may come from different places, so no document by itself is wrong.
+        for path, keys in (
+            (("train", "base_model"), ("delta", "onto")),
+            (("train", "mix"), ("data", "ratio")),
+        ):
+            given = _get(values, path)
+            for key in keys if isinstance(given, dict) else ():
+                if key not in given and not self._wrong((*path, key)):
+                    self._add(
+                        [(*path, key), path], "this key is missing", f"name both {keys[0]} and {keys[1]}"
+                    )
         self._embedded(values)
 
     def _printable(self, path: KeyPath, text: Any) -> None:
@@ -334,6 +418,15 @@ def _locate(path: Path, root: Path) -> str:
         hint = "the file's name becomes the character's id: lower-case letters, digits and '-'"
         raise fail("expected a file named like characters/ludwig-van-beethoven.yaml", hint)
     return str(full.relative_to(root))
+
+
+def _leads_out(root: Path, folder: str) -> str | None:
+    """Return the name of a link in a folder of the workspace that leads out of it, None where there is none."""
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                return entry.name
+    return None
 
 
 def _is_date(text: str) -> bool:

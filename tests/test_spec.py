@@ -428,14 +428,15 @@ def test_neither_importing_nor_loading_takes_a_heavy_library(workspace):
         (
             "train: {method: lorra}\n",
             (
-                "error: characters/eliza.yaml:10: train.method: expected one of full, got 'lorra'\n"
-                "  10 | train: {method: lorra}"
+                "error: characters/eliza.yaml:10: train.method: expected one of full, lora, qlora, got 'lorra'\n"
+                "  10 | train: {method: lorra}\nhint: did you mean 'lora'?"
             ),
         ),
         (
             "train: {schedule: cosin}\n",
             (
-                "error: characters/eliza.yaml:10: train.schedule: expected one of cosine, linear, constant, got 'cosin'\n"
+                "error: characters/eliza.yaml:10: train.schedule: expected one of cosine, linear, constant, inverse_sqrt, "
+                "warmup_stable_decay, got 'cosin'\n"
                 "  10 | train: {schedule: cosin}\nhint: did you mean 'cosine'?"
             ),
         ),
