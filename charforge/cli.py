@@ -86,6 +86,21 @@ def parser() -> _Parser:
             help="set a value of the spec, such as train.epochs=5 (may be given several times)",
         )
 
+    def machines(sub: argparse.ArgumentParser, nodes: int) -> None:
+        sub.add_argument(
+            "--processes",
+            metavar="N",
+            type=_positive,
+            help="processes of this machine that train (default: one for each GPU, at least one)",
+        )
+        sub.add_argument(
+            "--nodes",
+            metavar="N",
+            type=_positive,
+            default=nodes,
+            help=f"machines that train together (default: {nodes})",
+        )
+
     new = command("new", _new, "write a commented spec to start from")
     new.add_argument("id", metavar="ID", help="the file's name, such as ada-lovelace")
     new.add_argument("--name", help="the person's full name (default: made from the id)")
@@ -123,7 +138,24 @@ def parser() -> _Parser:
         type=_dollars,
         help="stop before the call that could make this build cost more than this",
     )
+    machines(build, nodes=1)
+    build.add_argument(
+        "--rendezvous",
+        metavar="HOST:PORT",
+        help="this machine, as the others reach it: they run charforge join HOST:PORT",
+    )
     sizing(build)
+
+    join = command("join", _join, "train together with a build on another machine")
+    join.add_argument("rendezvous", metavar="HOST:PORT", help="what that build was given as --rendezvous")
+    machines(join, nodes=2)
+    join.add_argument(
+        "--node-rank",
+        metavar="N",
+        type=_positive,
+        default=1,
+        help="this machine's number, from 1 (the build's own is 0; default: 1)",
+    )
 
     plan = command("plan", _plan, "say what a build would do and cost; run nothing", specs="*")
     plan.add_argument("--to", metavar="STAGE", help="of a build that stops after this stage")
@@ -297,6 +329,12 @@ def _plan(args: argparse.Namespace) -> int:
     from charforge.commands import plan
 
     return plan.run_plan(args)
+
+
+def _join(args: argparse.Namespace) -> int:
+    from charforge.commands import machines
+
+    return machines.run_join(args)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from charforge.models.process import run_job
 if TYPE_CHECKING:
     from charforge.llm.money import Ledger, Price
 
-_LIBRARIES = ("torch", "transformers", "litellm", "aiohttp", "llguidance", "jinja2", "rfc8785")
+_LIBRARIES = ("torch", "transformers", "peft", "litellm", "aiohttp", "llguidance", "jinja2", "rfc8785")
 
 Progress = Callable[[int, int, str], None]
 
@@ -25,10 +25,17 @@ Progress = Callable[[int, int, str], None]
 class LocalWorkshop:
     """Does a build's work here. Close it when the build ends.
 
-    `max_cost`: USD that remote models may cost at most; None: no limit.
+    `max_cost`: USD that remote models may cost at most; None: no limit. `world`: the processes that a model is trained
+    by, as charforge.models.world takes it; None: one for each GPU, or one.
     """
 
-    def __init__(self, *, offline: bool = False, max_cost: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        offline: bool = False,
+        max_cost: float | None = None,
+        world: Mapping[str, Any] | None = None,
+    ) -> None:
         ledger = None
         if max_cost is not None:
             from charforge.llm.money import Ledger
@@ -36,6 +43,8 @@ class LocalWorkshop:
             ledger = Ledger(max_cost)
         self._client = Client(offline=offline, ledger=ledger)
         self._offline = offline
+        self._world = world
+        self._told: Callable[[str], None] = lambda _text: None
         # Training takes all the memory and all the cores it can get: one at a time, whatever -j says.
         self._machine = asyncio.Lock()
 
@@ -44,8 +53,8 @@ class LocalWorkshop:
         return sum(account.lost for account in self._client.ledger.accounts.values())
 
     def tell(self, listener: Callable[[str], None]) -> None:
-        """Let somebody hear, in words for the user, why nothing moves for a while."""
-        self._client.tell = listener
+        """Let somebody hear, in words for the user, why nothing moves for a while, and what training is about to do."""
+        self._client.tell = self._told = listener
 
     async def complete(self, request: Request, weights: WeightsRef | None) -> Reply:
         """Answer a request."""
@@ -80,16 +89,20 @@ class LocalWorkshop:
         """Fine-tune as `job` says."""
         async with self._machine:
             await self._client.release()
-            return await self._run("charforge.models.train", dict(job), on_progress)
+            module = "charforge.models.train" if self._world is None else "charforge.models.launch"
+            return await self._run(module, {**job, "world": self._world}, on_progress)
+
+    async def probe(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Ask the base model and the trained one the same."""
+        async with self._machine:
+            return await self._run("charforge.models.probes", dict(job), on_progress)
 
     async def _run(self, module: str, job: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         def heard(message: dict[str, Any]) -> None:
-            notes = [
-                f"{key.replace('_', ' ')} {_figure(value)}"
-                for key in _TOLD
-                if (value := message.get(key)) is not None
-            ]
-            on_progress(int(message.get("step", 0)), int(message.get("steps", 0)), ", ".join(notes))
+            if "told" in message:
+                self._told(str(message["told"]))
+                return
+            on_progress(int(message.get("step", 0)), int(message.get("steps", 0)), progress_note(message))
 
         return await run_job(module, job, heard)
 
@@ -98,13 +111,28 @@ class LocalWorkshop:
         await self._client.close()
 
 
-_TOLD = ("phase", "epoch", "loss", "held_out_loss", "tokens_per_second")
+def _memory(size: float) -> str:
+    return f"{size / 1e9:.1f}"
 
 
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if value >= 100 else f"{value:.3f}"
-    return str(value)
+_FIGURES: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
+    ("phase", "", str, ""),
+    ("epoch", "epoch ", str, ""),
+    ("loss", "loss ", "{:.3f}".format, ""),
+    ("held_out_loss", "held-out loss ", "{:.3f}".format, ""),
+    ("tokens_per_second", "", "{:,.0f}".format, " tokens/s"),
+    ("memory_bytes", "", _memory, " GB"),
+)
+"""What a child tells of its work, in the order a user reads it. The time left is told with the steps."""
+
+
+def progress_note(message: Mapping[str, Any]) -> str:
+    """Return in words what a child tells of its progress."""
+    return ", ".join(
+        f"{word}{show(value)}{unit}"
+        for key, word, show, unit in _FIGURES
+        if (value := message.get(key)) is not None
+    )
 
 
 def environment() -> dict[str, str]:

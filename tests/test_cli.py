@@ -44,6 +44,7 @@ def test_help_names_every_command_with_what_it_does(run):
         ("new", "write a commented spec to start from"),
         ("check", "verify a character's files, without running anything"),
         ("build", "bring characters up to date"),
+        ("join", "train together with a build on another machine"),
         ("plan", "say what a build would do and cost; run nothing"),
         ("status", "say which stages are up to date"),
         ("explain", "say why stages are stale, or why they last ran"),
@@ -86,7 +87,7 @@ def test_without_a_command_help_goes_to_stderr_and_the_status_says_usage(run):
             ["wash"],
             (
                 "error: no command is called 'wash'\n"
-                "hint: commands are new, check, build, plan, status, explain, show, stats, record, schema, gc\n"
+                "hint: commands are new, check, build, join, plan, status, explain, show, stats, record, schema, gc\n"
             ),
         ),
         (["build"], "error: the following arguments are required: SPEC\nhint: charforge build --help\n"),

@@ -40,6 +40,7 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     import asyncio
     from contextlib import closing
 
+    from charforge.commands import machines
     from charforge.commands.loading import known_stage, load_for
     from charforge.engine.build import Build
     from charforge.engine.claims import Claims
@@ -51,7 +52,8 @@ def _full(args: argparse.Namespace, wanted: list[Target], key: str) -> int:
     from charforge.workshop import LocalWorkshop, environment
 
     last = "report" if args.to is None else known_stage(args.to, "--to")
-    workshop = LocalWorkshop(offline=args.offline, max_cost=args.max_cost)
+    world = machines.of_build(args)
+    workshop = LocalWorkshop(offline=args.offline, max_cost=args.max_cost, world=world)
     loaded, graph = load_for(args, wanted, workshop)
     goals = [each.character.stage(last) for each in loaded]
     began = time.perf_counter()
