@@ -25,10 +25,15 @@ def save_folder(model: Any, tokenizer: Any, out: Path) -> None:
         shared = next(name for name, module in model.named_modules() if module is head) + ".weight"
         state.pop(shared, None)
     model.save_pretrained(str(out), state_dict=state, safe_serialization=True)
-    tokenizer.save_pretrained(str(out))
     _rewrite(out / "config.json", drop=(*_SAVED_BY, "_name_or_path"), add=_for_older_readers(model.config))
     # With _from_model_config a reader may set the generation configuration aside, and with it the end of turn.
     _rewrite(out / "generation_config.json", drop=(*_SAVED_BY, "_from_model_config"))
+    save_tokenizer(tokenizer, out)
+
+
+def save_tokenizer(tokenizer: Any, out: Path) -> None:
+    """Write the tokenizer and its chat template into `out`, with bytes that depend on the tokenizer only."""
+    tokenizer.save_pretrained(str(out))
     _rewrite(
         out / "tokenizer_config.json",
         drop=(*_SAVED_BY, "name_or_path", "is_local", "local_files_only", "backend"),

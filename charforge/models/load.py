@@ -140,10 +140,11 @@ def _gguf_tokenizer(field: Any) -> Any:
     )
 
 
-def load_folder(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_folder(path: Path, dtype: torch.dtype | None = None, **options: Any) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a folder in Hugging Face's layout, in `dtype` (None: `compute_dtype()`).
 
-    Raises CharForgeError where the folder is no model, or its weights are not safetensors, or they need code of their own.
+    `options` go to transformers (quantisation, placement). Raises CharForgeError where the folder is no model, or its weights are not
+    safetensors, or they need code of their own.
     """
     if not (path / "config.json").is_file():
         raise CharForgeError(f"{path} is not a model folder: it has no config.json")
@@ -159,6 +160,7 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
