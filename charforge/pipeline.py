@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +20,13 @@ from charforge.engine.build import Context
 from charforge.engine.digest import canonical, jsonl, of_bytes
 from charforge.engine.graph import Output, Source, Stage
 from charforge.engine.receipt import Stamps
-from charforge.files import decode, read_bytes
-from charforge.llm.client import EMBEDDED_PREFIX, weights_digest
+from charforge.files import decode
+from charforge.llm.client import weights_digest
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Ask
+from charforge.probes import ANSWER_TOKENS, probes
 from charforge.sections import CharacterSpec
-from charforge.spec import MAX_TEXT_BYTES
+from charforge.sources import Sources, as_source, check_unchanged
 from charforge.stages import (
     dataset,
     dialogues,
@@ -39,7 +39,6 @@ from charforge.stages import (
     written,
 )
 from charforge.stages.slots import Drawn, Generated, TooFew, Writer
-from charforge.workspace import packaged_prompts
 
 STAGES = (
     "profile",
@@ -55,8 +54,8 @@ STAGES = (
     "report",
 )
 
-BASE_VERSION = 1
-MODEL_VERSION = 1
+BASE_VERSION = 2
+MODEL_VERSION = 2
 SEED = 0
 """Of all sampling. Draws and repeats differ by their draw index, so nobody needs to choose another."""
 
@@ -72,6 +71,9 @@ class Workshop(Answering, Protocol):
 
     async def train(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Fine-tune as `job` says into `job["out"]`; return facts for the record."""
+
+    async def probe(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Return `{"answers"}` of the models before and after training to the probe questions in `job`."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     `stamps` notes what was read. Raises FileProblems.
     """
     made = Character(spec)
-    prompts = _Prompts(workspace, stamps)
+    sources = Sources(workspace, stamps)
     generator = {
         "model": spec.generator.model,
         "weights": weights_digest(spec.generator.model),
@@ -127,9 +129,6 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     person = {"name": spec.name, "short_name": spec.short_name}
     boundary = {"knows_until": spec.knows.until, "never": list(spec.knows.never)}
     id_ = spec.id
-
-    def source(path: str) -> Source:
-        return _source(workspace, path, stamps)
 
     def add(
         name: str,
@@ -151,7 +150,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 
     # -- experience reconstruction -------------------------------------------------------------------------------
 
-    profile_source = source(spec.profile.file)
+    profile_source = sources.file(spec.profile.file)
 
     async def run_profile(ctx: Context) -> Outputs:
         text = decode(ctx.read("profile"), spec.profile.file)
@@ -183,7 +182,9 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         written.VERSION,
         run_written,
         params={"short_name": spec.short_name},
-        inputs=read_profile if spec.written is None else {**read_profile, "written": source(spec.written)},
+        inputs=read_profile
+        if spec.written is None
+        else {**read_profile, "written": sources.file(spec.written)},
         view={"dialogues.jsonl": "written/dialogues.jsonl", "protective.jsonl": "written/protective.jsonl"},
     )
 
@@ -205,7 +206,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     ) -> None:
         """Add a generating stage. One that `follows` another draws for each of its records as soon as it is there."""
         more = {} if follows is None else {follows: out(follows, f"{follows}.jsonl")}
-        used = {key: prompts.at(path) for key, path in module.templates(spec.generator.model).items()}
+        used = {key: sources.prompt_at(path) for key, path in module.templates(spec.generator.model).items()}
 
         judged: dict[tuple[str, int, str], Drawn] = {}  # by a head start, for the stage itself
         desk = asyncio.Lock()
@@ -277,7 +278,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 
     # -- the training set, and experience upload -----------------------------------------------------------------
 
-    meta_source = prompts.find("meta", None)
+    meta_source = sources.prompt("meta", None)
 
     async def run_dataset(ctx: Context) -> Outputs:
         sft, stats, rejected = dataset.build(
@@ -319,35 +320,54 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         },
     )
 
+    base = sources.base(spec.train.base_model)
+
     async def run_base(ctx: Context) -> Outputs:
         folder = ctx.scratch / "weights"
-        ctx.record |= await workshop.export_base(
-            {"base": ctx.params["base"], "out": str(folder)}, ctx.progress
-        )
+        ctx.record |= await workshop.export_base({"base": base.job, "out": str(folder)}, ctx.progress)
+        await asyncio.to_thread(check_unchanged, base)
         return {"weights/": folder}
 
     # Not in the view: it is the model before training, gigabytes for a large one, and has its own name elsewhere.
-    base_model = spec.train.base_model
-    assert isinstance(base_model, str)
-    add("base", BASE_VERSION, run_base, params=_base_params(base_model), inputs={}, view={})
+    add("base", BASE_VERSION, run_base, params={"base": base.params}, inputs={}, view={})
+
+    adapter = spec.train.method != "full" and not spec.train.lora.merge
+    recipe = _part(spec.train, without=("base_model", "data", "mix", "keep_checkpoints"))
+    if spec.train.method == "full":
+        recipe["lora"] = None
 
     async def run_model(ctx: Context) -> Outputs:
         sft = ctx.scratch / "sft.jsonl"
         sft.write_bytes(ctx.read("sft"))
-        folder = ctx.scratch / "out"
+        folder, before = ctx.scratch / "out", str(await ctx.folder("base"))
         job = {
-            "base": str(await ctx.folder("base")),
+            "base": before,
+            "base_name": ctx.params["base_name"],
             "sft": str(sft),
             "out": str(folder),
+            "kept": str(ctx.kept),
+            "keep_checkpoints": spec.train.keep_checkpoints,
             "character": ctx.params["short_name"],
             "train": ctx.params["train"],
         }
         ctx.record |= await workshop.train(job, ctx.progress)
-        log, summary = folder.parent / "train_log.jsonl", folder.parent / "train_summary.json"
+        made = (
+            WeightsRef("adapter", str(folder), base=before) if adapter else WeightsRef("folder", str(folder))
+        )
+        answers = await workshop.probe(
+            {
+                "base": before,
+                "model": made.message(),
+                "probes": probes(_jsonl(ctx, "sft"), ctx.params["short_name"]),
+                "max_tokens": ANSWER_TOKENS,
+            },
+            ctx.progress,
+        )
         return {
             "weights/": folder,
-            "train_log.jsonl": log.read_bytes(),
-            "train_summary.json": summary.read_bytes(),
+            "train_log.jsonl": (ctx.scratch / "train_log.jsonl").read_bytes(),
+            "train_summary.json": (ctx.scratch / "train_summary.json").read_bytes(),
+            "probes.jsonl": jsonl(answers["answers"]),
         }
 
     add(
@@ -356,22 +376,25 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         run_model,
         params={
             "short_name": spec.short_name,
-            "train": _part(spec.train, without=("base_model", "data", "mix", "keep_checkpoints")),
+            "train": recipe,
+            # An adapter says what it goes onto.
+            "base_name": base.name if adapter else None,
         },
         inputs={"base": out("base", "weights/"), "sft": out("dataset", "sft.jsonl")},
         view={
             "weights/": "model/",
             "train_log.jsonl": "train_log.jsonl",
             "train_summary.json": "train_summary.json",
+            "probes.jsonl": "probes.jsonl",
         },
     )
 
     # -- interviews and scores -----------------------------------------------------------------------------------
 
-    asked = questions.read(_text(workspace, spec.interview.questions, stamps), file=spec.interview.questions)
+    asked = questions.read(sources.text(spec.interview.questions), file=spec.interview.questions)
     # The questions as data: a comment in their file is no reason to interview anybody again.
-    single = _data_source(spec.interview.questions, asked.single_records(spec.interview.limit_single))
-    multi = _data_source(spec.interview.questions, asked.multi_records(spec.interview.limit_multi))
+    single = as_source(spec.interview.questions, asked.single_records(spec.interview.limit_single))
+    multi = as_source(spec.interview.questions, asked.multi_records(spec.interview.limit_multi))
     interviewer = {
         "model": spec.interview.interviewer.model,
         "weights": weights_digest(spec.interview.interviewer.model),
@@ -380,15 +403,20 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     }
     interview_prompts = {
         "meta": meta_source,
-        "interview_chat": prompts.find("interview_chat", None),
-        "interviewer": prompts.find("interviewer", spec.interview.interviewer.model),
+        "interview_chat": sources.prompt("interview_chat", None),
+        "interviewer": sources.prompt("interviewer", spec.interview.interviewer.model),
     }
     asks_base = "base" in spec.interview.baselines
 
     async def run_interviews(ctx: Context) -> Outputs:
-        folders = {ctx.digest("model"): WeightsRef("folder", str(await ctx.folder("model")))}
+        folder, weights = str(await ctx.folder("model")), ctx.digest("model")
+        made = WeightsRef("folder", folder)
+        if adapter:
+            made = WeightsRef("adapter", folder, base=str(await ctx.folder("base")))
+            weights = of_bytes(canonical([ctx.digest("base"), weights]))
+        folders = {weights: made}
         contestants: list[interviews.Contestant] = [
-            {"name": "trained", "model": f"local/{id_}", "weights": ctx.digest("model"), "style": "character"}
+            {"name": "trained", "model": f"local/{id_}", "weights": weights, "style": "character"}
         ]
         if "base" in ctx.params["baselines"]:
             folders[ctx.digest("base")] = WeightsRef("folder", str(await ctx.folder("base")))
@@ -440,7 +468,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
         inputs={
             **read_profile,
             "model": out("model", "weights/"),
-            **({"base": out("base", "weights/")} if asks_base else {}),
+            **({"base": out("base", "weights/")} if asks_base or adapter else {}),
             "single": single,
             "multi": multi,
             **{f"prompt:{key}": value for key, value in interview_prompts.items()},
@@ -453,7 +481,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
     )
 
     judge = {**_part(spec.judge, without=("dimensions",)), "weights": weights_digest(spec.judge.model)}
-    judge_prompt = prompts.find("judge", spec.judge.model)
+    judge_prompt = sources.prompt("judge", spec.judge.model)
 
     async def run_scores(ctx: Context) -> Outputs:
         with asking(ctx, workshop, {}) as ask:
@@ -555,68 +583,6 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 def _samples(*kinds: list[Any]) -> list[Any]:
     """Return the training dialogues a report shows: the first generated one, protective one and written one there are."""
     return [records[0] for records in kinds if records]
-
-
-# -- inputs from outside ---------------------------------------------------------------------------------------------
-
-
-def _read(workspace: Path, path: str, stamps: Stamps) -> bytes:
-    full = workspace / path
-    now = time.time_ns()
-    try:
-        status = full.stat()
-    except OSError:
-        status = None  # read_bytes says what is wrong with it
-    data = read_bytes(full, path, MAX_TEXT_BYTES)
-    if status is not None:
-        stamps.add_input(full, status, now)
-    return data
-
-
-def _text(workspace: Path, path: str, stamps: Stamps) -> str:
-    return decode(_read(workspace, path, stamps), path)
-
-
-def _source(workspace: Path, path: str, stamps: Stamps) -> Source:
-    data = _read(workspace, path, stamps)
-    return Source(path, of_bytes(data), data)
-
-
-def _data_source(label: str, value: Any) -> Source:
-    data = canonical(value)
-    return Source(label, of_bytes(data), data)
-
-
-class _Prompts:
-    """Templates by name: the workspace's own `prompts/` before the ones CharForge brings."""
-
-    def __init__(self, workspace: Path, stamps: Stamps) -> None:
-        self._workspace = workspace
-        self._stamps = stamps
-
-    def find(self, name: str, model: str | None) -> Source:
-        """Return the template for a kind of request; a 135M model has its own, shorter ones."""
-        small = model is not None and model.startswith(EMBEDDED_PREFIX)
-        return self.at(f"embedded/{name}.j2" if small else f"{name}.j2")
-
-    def at(self, relative: str) -> Source:
-        """Return the template at a path under `prompts/`."""
-        own = self._workspace / "prompts" / relative
-        if own.is_file():
-            return _source(self._workspace, f"prompts/{relative}", self._stamps)
-        self._stamps.add_missing(own)
-        data = (packaged_prompts() / relative).read_bytes()
-        return Source(f"prompts/{relative}", of_bytes(data), data)
-
-
-def _base_params(model: str) -> dict[str, Any]:
-    """Return what the base stage is told: an embedded model by its digest, any other as a hub repository `name@revision`."""
-    if model.startswith(EMBEDDED_PREFIX):
-        base: dict[str, Any] = {"kind": "embedded", "name": model.removeprefix(EMBEDDED_PREFIX)}
-    else:
-        repo, _, revision = model.partition("@")
-        base = {"kind": "hub", "repo": repo, "revision": revision or None}
-    return {"base": base, "weights": weights_digest(model)}
 
 
 # -- records ---------------------------------------------------------------------------------------------------------

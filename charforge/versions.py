@@ -43,7 +43,11 @@ STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "protective": ("charforge.stages.protective:VERSION", ("charforge.stages.protective",), _GENERATING),
     "dataset": ("charforge.stages.dataset:VERSION", ("charforge.stages.dataset",), "run_dataset"),
     "base": ("charforge.pipeline:BASE_VERSION", ("charforge.models.base",), "run_base"),
-    "model": ("charforge.pipeline:MODEL_VERSION", ("charforge.models.train",), "run_model"),
+    "model": (
+        "charforge.pipeline:MODEL_VERSION",
+        ("charforge.models.train", "charforge.models.probes", "charforge.probes"),
+        "run_model",
+    ),
     "interviews": ("charforge.stages.interviews:VERSION", ("charforge.stages.interviews",), "run_interviews"),
     "scores": ("charforge.stages.scores:VERSION", ("charforge.stages.scores",), "run_scores"),
     "report": ("charforge.stages.report:VERSION", ("charforge.stages.report",), "run_report"),

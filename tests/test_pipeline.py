@@ -330,7 +330,7 @@ def test_the_judge_costs_only_scores(desk):
 def test_an_own_prompt_replaces_the_packaged_one(desk):
     folder = desk.root / "prompts"
     folder.mkdir()
-    packaged = Path(pipeline.packaged_prompts() / "meta.j2").read_text(encoding="utf-8")
+    packaged = Path(packaged_prompts() / "meta.j2").read_text(encoding="utf-8")
     (folder / "meta.j2").write_text(packaged + "\nNever hurry.\n", encoding="utf-8")
     ran, _requests, _jobs = desk.build()
     assert ran == ["dataset", "model", *AFTER_TRAINING]

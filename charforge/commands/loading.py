@@ -90,3 +90,8 @@ class NothingNew:
         """Refuse."""
         del job, on_progress
         raise NotRehearsed
+
+    async def probe(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Refuse."""
+        del job, on_progress
+        raise NotRehearsed

@@ -79,6 +79,14 @@ class ScriptedWorkshop:
         _train(job)
         return {}
 
+    async def probe(
+        self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]
+    ) -> dict[str, Any]:
+        """Answer each probe with the names of the weights it is asked of."""
+        del on_progress
+        names = {"before": Path(job["base"]).name, "after": Path(job["model"]["path"]).name}
+        return {"answers": [{"question": probe["question"], **names} for probe in job["probes"]]}
+
     async def close(self) -> None:
         """Nothing to end."""
 

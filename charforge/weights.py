@@ -1,0 +1,47 @@
+"""Weights in a folder of the user's: which of its files count, and their digest. Knows nothing of models; imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from charforge.engine.digest import canonical, of_bytes
+from charforge.errors import CharForgeError
+
+WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "merges.txt",
+    "vocab.txt",
+)
+"""What is read of a model, here and on the hub: no other format of weights, and no code."""
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a model folder that count, sorted. Raises CharForgeError where it is no model folder."""
+    if not folder.is_dir():
+        raise CharForgeError(f"{folder}: no such folder", "train.base_model names a model's folder by ./path")
+    found = sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
+    if not any(path.suffix == ".safetensors" for path in found) or not (folder / "config.json").is_file():
+        raise CharForgeError(
+            f"{folder} is no model folder: it has no config.json, or no safetensors weights",
+            "other weight formats can run code when loaded and are not read",
+        )
+    return found
+
+
+def digest(folder: Path) -> str:
+    """Return a digest of the names and bytes of the files that count. Raises CharForgeError as `files` does."""
+    found = files(folder)
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        sums = list(pool.map(_sha256, found))
+    return of_bytes(canonical({path.name: sum_ for path, sum_ in zip(found, sums, strict=True)}))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
