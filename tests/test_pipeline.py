@@ -17,6 +17,7 @@ from charforge.engine.receipt import Stamps
 from charforge.engine.stale import UP_TO_DATE
 from charforge.engine.store import Store
 from charforge.testing import MODEL, ScriptedWorkshop
+from charforge.workspace import packaged_prompts
 
 SPEC = f"""\
 charforge: 1
