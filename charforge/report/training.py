@@ -32,7 +32,10 @@ def section(summary: Record, log: Sequence[Record], spec: Record) -> dict[str, A
         "samples": summary.get("training_samples"),
         "held_out": len(held_out),
         "trained_tokens": summary.get("trained_tokens"),
-        "parameters": summary.get("parameters"),
+        "parameters": summary.get("all_parameters", summary.get("parameters")),
+        "trained_parameters": summary.get("trained_parameters"),
+        "split": summary.get("split"),
+        "left_out": len(summary.get("left_out") or []),
     }
     rows = [
         {
@@ -58,7 +61,9 @@ def section(summary: Record, log: Sequence[Record], spec: Record) -> dict[str, A
         for key, what in (
             ("training_samples", "samples"),
             ("trained_tokens", "tokens under the loss"),
-            ("parameters", "parameters"),
+            ("steps", "steps"),
+            ("trained_parameters", "trained parameters"),
+            ("all_parameters", "parameters in all"),
         )
         if isinstance(value := summary.get(key), int)
     ]
@@ -70,8 +75,25 @@ def section(summary: Record, log: Sequence[Record], spec: Record) -> dict[str, A
         "chosen": chosen,
         "epochs": rows if epochs else [],
         "counted": counted,
-        "facts": f"Trained with {', '.join(known)}." if known else "",
+        "facts": " ".join(
+            filter(None, [f"Trained with {', '.join(known)}." if known else "", _split(summary)])
+        ),
     }
+
+
+def _split(summary: Record) -> str:
+    """Return what did not fit the context as it was, in words; nothing is cut silently."""
+    split, left_out = summary.get("split"), len(summary.get("left_out") or [])
+    parts = []
+    if split:
+        parts.append(
+            f"{words.count(split)} {'dialogue was' if split == 1 else 'dialogues were'} longer than the context and split between turns"
+        )
+    if left_out:
+        parts.append(
+            f"{words.count(left_out)} {'turn' if left_out == 1 else 'turns'} did not fit even alone and {'was' if left_out == 1 else 'were'} left out"
+        )
+    return f"{'; '.join(parts)}.".capitalize() if parts else ""
 
 
 def counts(spec: Record) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Record = Mapping[str, Any]
 
-VERSION = 1
+VERSION = 2
 
 TRAINED = "trained"
 BASE = "base"
@@ -42,6 +42,7 @@ def build(
     rejected: Sequence[Record],
     train_log: Sequence[Record],
     train_summary: Record,
+    probes: Sequence[Record],
     single: Sequence[Record],
     turns: Sequence[Record],
     scores: Sequence[Record],
@@ -52,7 +53,7 @@ def build(
     """Return (report.html, report.json). Arguments are the records of the stages' artifacts; any may be empty.
 
     `yields` maps a stage's name to its yield.json, in the order in which to show them; `samples` are records of
-    dialogues.jsonl; `provenance` is any JSON data, shown as it is.
+    dialogues.jsonl, `probes` answers to the probe questions before and after training; `provenance` is any JSON data, shown as it is.
     """
     people = _Contestants(_names(metrics, single, turns), str(spec["short_name"]))
     trained = training.section(train_summary, train_log, spec)
@@ -75,6 +76,7 @@ def build(
             "figures": _figures(trained["report"], metrics, people, judged["report"]),
             "contestants": people.legend(),
             "training": trained,
+            "probes": [dict(one) for one in probes],
             "metrics": measured,
             "metrics_note": _metrics_note(metrics),
             "judge": judged,
@@ -139,7 +141,14 @@ class _Contestants:
 
 def _lede(spec: Record, stats: Record, trained: Record) -> list[str]:
     train = spec["train"]
-    method = {"full": "all of its weights", "lora": "a LoRA adapter"}.get(train["method"], train["method"])
+    method = {
+        "full": "all of its weights",
+        "lora": "a LoRA adapter",
+        "qlora": "a LoRA adapter on 4-bit weights",
+    }.get(train["method"], train["method"])
+    base = train["base_model"]
+    if isinstance(base, dict):
+        base = f"{base['onto']} with the weight difference {base['delta']}"
     parameters = trained["parameters"]
     size = f", {words.size(parameters)} parameters," if parameters else ""
     totals = _totals(stats)
@@ -147,7 +156,7 @@ def _lede(spec: Record, stats: Record, trained: Record) -> list[str]:
     experience = ""
     if isinstance(scenes, int) and isinstance(length, int):
         experience = f", trained on {words.count(scenes)} dialogues ({words.count(length)} words)"
-    first = f"A language model that answers as {spec['name']}: {train['base_model']}{size} with {method} tuned{experience}."
+    first = f"A language model that answers as {spec['name']}: {base}{size} with {method} tuned{experience}."
     until = spec["knows"]["until"]
     return [first, f"It should know nothing after {until}, and should not pretend to."]
 

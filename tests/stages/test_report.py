@@ -126,6 +126,7 @@ def build(**changed):
         ],
         "train_log": LOG,
         "train_summary": SUMMARY,
+        "probes": [{"question": "Who are you?", "before": "An assistant.", "after": f"The keeper. {NASTY}"}],
         "single": SINGLE,
         "turns": TURNS,
         "scores": SCORES,
@@ -195,6 +196,30 @@ class Tags(HTMLParser):
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_probe_answers_stand_side_by_side():
+    html, _ = build()
+    assert "<td>An assistant.</td>" in html
+    assert "The keeper. &lt;script&gt;" in html
+    assert "Probe" not in build(probes=[])[0]
+
+
+def test_what_was_split_or_left_out_is_said():
+    summary = SUMMARY | {"split": 1, "left_out": [{"source": "a", "part": 1, "tokens": 3000}] * 2}
+    html, data = build(train_summary=summary)
+    assert (
+        "1 dialogue was longer than the context and split between turns; 2 turns did not fit even alone and were left out."
+        in html
+    )
+    assert (data["training"]["split"], data["training"]["left_out"]) == (1, 2)
+
+
+def test_a_weight_difference_is_named():
+    train = SPEC["train"] | {"base_model": {"delta": "fnlp/x-wdiff", "onto": "llama-7b"}, "method": "lora"}
+    html, _ = build(spec=SPEC | {"train": train})
+    assert "llama-7b with the weight difference fnlp/x-wdiff" in html
+    assert "a LoRA adapter tuned" in html
 
 
 def test_it_says_first_who_this_is_and_whether_training_helped():
