@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from charforge.dialogue import Turn, trained_spans
 from charforge.reading import parse
 from charforge.stages import dataset
+from charforge.stages.released import File
 from charforge.templates import render
 
 PROFILE = {"paragraphs": [{"id": "a", "text": ""}, {"id": "b", "text": ""}, {"id": "c", "text": ""}]}
@@ -36,7 +38,14 @@ HELLO = dialogue(
 
 
 def build(
-    *, written=(), written_protective=(), dialogues=(), protective=(), near_duplicate=0.5, max_words=100
+    *,
+    written=(),
+    written_protective=(),
+    dialogues=(),
+    protective=(),
+    near_duplicate=0.5,
+    max_words=100,
+    mix=None,
 ):
     return dataset.build(
         profile=PROFILE,
@@ -48,6 +57,7 @@ def build(
         short_name="Anna",
         near_duplicate=near_duplicate,
         max_words=max_words,
+        mix=mix,
     )
 
 
@@ -204,6 +214,10 @@ def test_the_statistics_are_the_papers_table():
                 "split": 0,
             },
         },
+        "samples": {
+            "by_kind": {"dialogue": 2, "protective": 1},
+            "by_origin": {"generated": 1, "written": 2},
+        },
         "sample_words": {"mean": 25.0, "longest": 38, "all": 75},
         "paragraphs": {"told": 2, "all": 3},
         "rejected": {},
@@ -254,3 +268,104 @@ def test_the_meta_prompt_is_short_and_complete():
     text = render(source, "meta.j2", name="Anna Berg", short_name="Anna")
     assert text.startswith("You are Anna Berg.")
     assert len(text.split()) <= 60
+
+
+# -- released and general data ---------------------------------------------------------------------------------------
+
+
+def lines(*values):
+    return File("\n".join(json.dumps(value) for value in values).encode(), "data.jsonl")
+
+
+def build_released(form, file, **more):
+    return dataset.build_released(
+        form=form,
+        file=file,
+        profile=PROFILE,
+        meta=META,
+        name="Anna Holm",
+        short_name="Anna",
+        max_words=29,
+        **more,
+    )
+
+
+RELEASED = [
+    {"prompt": "P1\n\n", "output": "Man (speaking): Who?<|eot|>\nAnna (laughing): Me,\nof course.<|eot|>"},
+    {"prompt": "P2\n\n", "output": "Anna (speaking): Hm.<|eot|>"},
+    {"prompt": "P2\n\n", "output": "Man (speaking): Hm.<|eot|>"},
+    {"prompt": "P3\n\n", "output": "cut"},
+]
+RAW = {
+    "setting": ["It rains."],
+    "location": "Bergen",
+    "dialogue": [
+        {"role": "Man", "action": "", "content": "one two three four five six seven?"},
+        {"role": "Anna", "action": "(speaking)", "content": "eight nine ten eleven twelve."},
+        {"role": "Man", "action": "(speaking)", "content": "thirteen fourteen fifteen sixteen?"},
+        {"role": "Anna", "action": "(speaking)", "content": "seventeen eighteen nineteen."},
+    ],
+}
+GENERAL = lines(*({"prompt": f"Say {n}.", "output": str(n)} for n in range(9)))
+
+
+def test_released_samples_stay_word_for_word_and_are_counted():
+    samples, stats, rejected = build_released("prompted", lines(*RELEASED))
+    assert [(s["prompt"], s["output"]) for s in samples] == [(r["prompt"], r["output"]) for r in RELEASED[:3]]
+    assert [row["detail"] for row in rejected] == ["line 4: output does not end in <|eot|>"]
+    assert stats["all"] == {
+        "scenes": 3,
+        "released": 3,
+        "words": 6,
+        "mean_turns": 1.3,
+        "mean_words": 2.0,
+        "samples": 3,
+        "split": 0,
+    }
+    assert stats["without_character"] == 1
+    assert stats["samples"] == {"by_kind": {"dialogue": 3}, "by_origin": {"released": 3}}
+    assert stats["rejected"] == {"cut-off": 1}
+
+
+def test_raw_dialogues_get_our_prompt_and_are_split_like_ours():
+    samples, stats, rejected = build_released("generated", lines(RAW, RAW))
+    assert rejected == []
+    assert [(s["source"]["id"], s["source"]["part"]) for s in samples] == [
+        ("released/0000001", 1),
+        ("released/0000001", 2),
+        ("released/0000002", 1),
+        ("released/0000002", 2),
+    ]
+    assert samples[0] == {
+        "prompt": "You are Anna.\n\nLocation: Bergen\nStatus: It rains.\n\n",
+        "output": "Man (speaking): one two three four five six seven?<|eot|>\n"
+        "Anna (speaking): eight nine ten eleven twelve.<|eot|>\n",
+        "kind": "dialogue",
+        "source": {"id": "released/0000001", "origin": "released", "part": 1, "paragraphs": []},
+    }
+    assert (stats["all"]["released"], stats["all"]["samples"], stats["all"]["split"]) == (2, 4, 2)
+    assert [spans for s in samples for spans in trained_spans(s["output"], "Anna", "character")]
+
+
+def test_general_samples_are_mixed_in_by_ratio_and_counted_beside():
+    plain, before, _ = build_released("prompted", lines(*RELEASED))
+    mix = dataset.Mix(GENERAL, 1.4, 0)
+    samples, stats, _ = build_released("prompted", lines(*RELEASED), mix=mix)
+    assert [s for s in samples if s["kind"] != "general"] == plain
+    assert stats["general"] == {"wanted": 4, "there": 9, "taken": 4}
+    assert stats["samples"] == {
+        "by_kind": {"dialogue": 3, "general": 4},
+        "by_origin": {"general": 4, "released": 3},
+    }
+    assert stats["all"] == before["all"]
+    _, stats, _ = build_released("prompted", lines(*RELEASED), mix=dataset.Mix(GENERAL, 100, 0))
+    assert stats["general"] == {"wanted": 300, "there": 9, "taken": 9}
+
+
+def test_what_this_build_made_is_mixed_with_general_samples_too():
+    mix = dataset.Mix(GENERAL, 0.01, 7)
+    samples, stats, _ = build(written=[HELLO], mix=mix)
+    assert [s["kind"] for s in samples] == ["general", "dialogue"]
+    assert stats["general"] == {"wanted": 1, "there": 9, "taken": 1}
+    assert build(written=[HELLO])[0] == samples[1:]
+    assert build(mix=mix)[0] == []
