@@ -24,14 +24,22 @@ _LIVES = 2
 
 @dataclass(frozen=True, slots=True)
 class WeightsRef:
-    """Where weights lie: `where` is the name of an embedded model, or a folder's path."""
+    """Where weights lie: `where` is the name of an embedded model, or a folder's path; an adapter's folder needs its `base`'s."""
 
-    kind: Literal["embedded", "folder"]
+    kind: Literal["embedded", "folder", "adapter"]
     where: str
+    base: str | None = None
 
     def message(self) -> dict[str, str]:
         """Return the reference as the worker reads it."""
-        return {"kind": self.kind, ("name" if self.kind == "embedded" else "path"): self.where}
+        match self.kind:
+            case "embedded":
+                return {"kind": "embedded", "name": self.where}
+            case "folder":
+                return {"kind": "folder", "path": self.where}
+            case "adapter":
+                assert self.base is not None
+                return {"kind": "adapter", "path": self.where, "base": self.base}
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """Weights on this disk → a transformers model and its tokenizer, ready to run on the processor.
 
-Two sources: the embedded GGUF file, dequantised, and a folder in Hugging Face's layout (safetensors only; code that comes
-with weights is never run). Knows nothing of requests, training or where a build keeps its artifacts.
+Three sources: the embedded GGUF file, dequantised, a folder in Hugging Face's layout (safetensors only; code that comes
+with weights is never run), and such a folder with an adapter. Knows nothing of requests, training or where a build keeps its artifacts.
 
 The GGUF file is read with the `gguf` package itself and not through transformers' `gguf_file=`: that path wants
 accelerate, took longer for the tokenizer alone (6 s) than all of this takes (5 s), leaves a quantization_config with which `save_pretrained` refuses, and gives the
@@ -170,10 +170,22 @@ def load_folder(path: Path, dtype: torch.dtype | None = None, **options: Any) ->
 
 
 def load(weights: dict[str, str], dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """Return (model, tokenizer) for `{"kind": "embedded", "name": …}` or `{"kind": "folder", "path": …}`."""
+    """Return (model, tokenizer) for embedded weights (`{"kind": "embedded", "name"}`), a folder (`{"kind": "folder", "path"}`) or an adapter.
+
+    An adapter (`{"kind": "adapter", "path", "base"}`) is merged into its base: a third of the matrix products less, and what
+    is answered is what the merged model answers wherever it is exported to.
+    """
     match weights:
         case {"kind": "embedded", "name": name}:
             return load_embedded(name, dtype)
         case {"kind": "folder", "path": path}:
             return load_folder(Path(path), dtype)
+        case {"kind": "adapter", "path": path, "base": base}:
+            from charforge.models.adapter import (
+                load_adapter,
+                merge,
+            )  # peft takes a second; few models need it
+
+            model, tokenizer = load_adapter(Path(base), Path(path), dtype)
+            return merge(model).eval(), tokenizer
     raise ValueError(f"unknown weights {weights!r}")

@@ -1,7 +1,7 @@
 """`python -m charforge.models.worker`: answers requests from stdin with local models, batching what waits.
 
-Protocol, one JSON object a line. In: `{"id", "weights": {"kind": "embedded", "name"} | {"kind": "folder", "path"},
-"request": Request.params()}` or `{"cancel": id}`. Out, as soon as each reply is there: `{"id", "reply": {…}}` or
+Protocol, one JSON object a line. In: `{"id", "weights": {"kind": "embedded", "name"} | {"kind": "folder", "path"} |
+{"kind": "adapter", "path", "base"}, "request": Request.params()}` or `{"cancel": id}`. Out, as soon as each reply is there: `{"id", "reply": {…}}` or
 `{"id", "error", "hint"}`. At the end of stdin it finishes what was asked and exits. Knows nothing of builds.
 """
 

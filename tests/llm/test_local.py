@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,19 @@ def test_the_parent_imports_nothing_heavy():
     code = "import sys, charforge.llm.local; print({'torch', 'transformers', 'numpy', 'litellm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (WeightsRef("embedded", "m"), {"kind": "embedded", "name": "m"}),
+        (WeightsRef("folder", "/w"), {"kind": "folder", "path": "/w"}),
+        (WeightsRef("adapter", "/a", base="/w"), {"kind": "adapter", "path": "/a", "base": "/w"}),
+    ],
+)
+def test_a_worker_is_told_where_weights_lie(log, weights, message):
+    async def scene(lane):
+        reply = await lane.complete(ask("a"), weights)
+        assert json.loads(reply.text.removeprefix("A")) == message
+
+    play(scene)

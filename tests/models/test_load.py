@@ -8,7 +8,9 @@ import torch
 
 from charforge.errors import CharForgeError
 from charforge.models import load as module
+from charforge.models.adapter import load_adapter, save_adapter, wrap
 from charforge.models.load import compute_dtype, load, load_folder
+from charforge.models.vocabulary import add_end_of_turn
 
 
 def test_a_folder_loads_in_the_type_asked_for(tiny):
@@ -62,3 +64,32 @@ def test_code_that_comes_with_weights_is_never_run(tiny, tmp_path):
     with pytest.raises(CharForgeError, match="could not be loaded"):
         load_folder(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def adapter(base, folder) -> None:
+    """Write an adapter that changes what the base model says."""
+    model, tokenizer = load_folder(base, torch.float32)
+    add_end_of_turn(model, tokenizer)
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": ["q_proj", "up_proj"]}
+    model = wrap(model, tokenizer, lora)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    save_adapter(model, tokenizer, folder, "tiny")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
+def test_an_adapter_answers_merged_as_it_was_trained(tiny, tmp_path, dtype, tolerance):
+    adapter(tiny, tmp_path / "a")
+    kept, tokenizer = load_adapter(tiny, tmp_path / "a", dtype)
+    model, its = load({"kind": "adapter", "path": str(tmp_path / "a"), "base": str(tiny)}, dtype)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert not model.training
+    ids = torch.tensor([tokenizer("Beethoven (speaking): Good evening.<|eot|>")["input_ids"]])
+    with torch.inference_mode():
+        expected, merged = kept(ids).logits.float(), model(ids).logits.float()
+        base, _ = load_folder(tiny, dtype)
+        assert (expected[..., :400] - base(ids[:, :-1]).logits.float()[:, :1]).abs().max() > 1
+    assert (merged - expected).abs().max() < tolerance
+    assert its.convert_tokens_to_ids("<|eot|>") in model.generation_config.eos_token_id

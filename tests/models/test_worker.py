@@ -13,6 +13,9 @@ import torch
 
 from charforge.llm.request import Reply, Request
 from charforge.models import load, worker
+from charforge.models.adapter import save_adapter, wrap
+from charforge.models.generate import Generator
+from charforge.models.vocabulary import add_end_of_turn
 from charforge.models.worker import Worker, request_of
 
 
@@ -41,6 +44,24 @@ def test_each_request_gets_its_reply(tiny):
     assert answers[3]["reply"].keys() == {field.name for field in fields(Reply)}
     assert answers[3]["reply"]["completion_tokens"] == 2
     assert answers[1]["reply"]["text"].startswith(answers[3]["reply"]["text"])
+
+
+def test_an_adapter_answers_beside_its_base(tiny, tmp_path):
+    model, tokenizer = load.load_folder(tiny)
+    add_end_of_turn(model, tokenizer)
+    model = wrap(model, tokenizer, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"})
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    save_adapter(model, tokenizer, tmp_path / "a", "tiny")
+    weights = {"kind": "adapter", "path": str(tmp_path / "a"), "base": str(tiny)}
+    mine = json.dumps(json.loads(line(2, tiny)) | {"weights": weights}) + "\n"
+    answers = serve(line(1, tiny), mine, line(3, tiny))
+    assert answers[1]["reply"] == answers[3]["reply"]
+    assert answers[2]["reply"]["text"] != answers[1]["reply"]["text"]
+    merged = Generator(*load.load(weights)).generate([request_of(json.loads(mine)["request"])])
+    assert merged[0].text == answers[2]["reply"]["text"]
 
 
 def test_short_replies_do_not_wait_for_long_ones(tiny):
