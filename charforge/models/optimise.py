@@ -1,0 +1,139 @@
+"""AdamW on float32 master weights, the gradient's norm, and the learning rate of each step.
+
+A bfloat16 weight of 1.0 would not notice an update below 0.004, so updates are added to a float32 copy and the weight is that
+copy, rounded. A float32 weight is its own master. Knows nothing of models, samples or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+_DECAY = 0.1
+"""The part of the steps in which warmup_stable_decay goes down."""
+
+
+class Optimiser:
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over `parameters`, with the gradient's norm clipped to `max_grad_norm`.
+
+    Matrices are decayed; norms and biases are not. `masters` are float32, in the parameters' order. Memory: 12 bytes a bfloat16
+    parameter beside its weight and gradient, 8 a float32 one; each parameter has an optimiser of its own, so that only one
+    gradient is float32 at a time.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.Tensor],
+        *,
+        betas: tuple[float, float],
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self.parameters = list(parameters)
+        self.max_grad_norm = max_grad_norm
+        self.masters = [
+            parameter if parameter.dtype == torch.float32 else parameter.detach().float()
+            for parameter in self.parameters
+        ]
+        self._optimisers = [
+            torch.optim.AdamW(
+                [master], betas=betas, weight_decay=weight_decay if master.ndim >= 2 else 0.0, fused=True
+            )
+            for master in self.masters
+        ]
+
+    def step(self, rate: float) -> torch.Tensor:
+        """Move the weights by one step at this learning rate and drop the gradients; returns the gradient's norm, a scalar.
+
+        Nothing is moved where the norm is not a finite number. Does not wait for an accelerator: `float(norm)` does.
+        """
+        norm = gradient_norm(self.parameters)
+        # What AdamW divides gradients by. A norm that is no number makes `broken` 1, and it moves nothing.
+        scale = (norm / self.max_grad_norm).clamp(min=1.0)
+        broken = (~norm.isfinite()).float()
+        with torch.no_grad():
+            for parameter, master, optimiser in zip(
+                self.parameters, self.masters, self._optimisers, strict=True
+            ):
+                if parameter.grad is None:
+                    continue
+                if master is not parameter:
+                    master.grad, parameter.grad = parameter.grad.float(), None
+                optimiser.param_groups[0]["lr"] = rate
+                optimiser.grad_scale, optimiser.found_inf = scale, broken
+                optimiser.step()
+                master.grad = None
+                if master is not parameter:
+                    parameter.copy_(master)
+        return norm
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return all that `load` needs to go on as if nothing had happened; the tensors are the living ones, this process's parts."""
+        tensors = {f"master.{i}": _local(master.detach()) for i, master in enumerate(self.masters)}
+        for i, optimiser in enumerate(self._optimisers):
+            for name, tensor in optimiser.state[self.masters[i]].items():
+                tensors[f"{name}.{i}"] = _local(tensor)
+        return tensors
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up the state of an optimiser of the same parameters; the parameters become what they were then."""
+        with torch.no_grad():
+            for i, (parameter, master) in enumerate(zip(self.parameters, self.masters, strict=True)):
+                _local(master).copy_(state[f"master.{i}"])
+                if master is not parameter:
+                    parameter.copy_(master)
+                if f"step.{i}" not in state:
+                    self._optimisers[i].state.pop(master, None)
+                    continue
+                own: dict[str, torch.Tensor] = {"step": state[f"step.{i}"].to(master.device, copy=True)}
+                for name in ("exp_avg", "exp_avg_sq"):
+                    own[name] = torch.empty_like(master)
+                    _local(own[name]).copy_(state[f"{name}.{i}"])
+                self._optimisers[i].state[master] = own
+
+
+def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the length of all gradients as one vector, added up in float32 whatever type they have; a scalar."""
+    norms = [
+        _whole(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32))
+        for parameter in parameters
+        if parameter.grad is not None
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def rate(step: int, steps: int, settings: dict[str, Any]) -> float:
+    """Return the learning rate of step 1 … steps: linear warm-up to the peak, then as `settings["schedule"]` says.
+
+    constant; linear and cosine down to zero; inverse_sqrt: peak · √(w / step), w the warm-up's steps, at least 1;
+    warmup_stable_decay: constant, then down a line to zero in the last tenth of the steps.
+    """
+    peak: float = settings["learning_rate"]
+    warmup: int = round(settings["warmup_ratio"] * steps)
+    if step <= warmup:
+        return peak * step / warmup
+    gone = (step - warmup - 1) / max(1, steps - warmup)
+    match settings["schedule"]:
+        case "constant":
+            return peak
+        case "linear":
+            return peak * (1.0 - gone)
+        case "cosine":
+            return peak * 0.5 * (1.0 + math.cos(math.pi * gone))
+        case "inverse_sqrt":
+            return peak * math.sqrt(max(1, warmup) / step)
+        case "warmup_stable_decay":
+            return peak * min(1.0, (steps - step + 1) / (max(1, round(_DECAY * steps)) + 1))
+    raise ValueError(f"unknown schedule {settings['schedule']!r}")
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a tensor that is spread over several."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
