@@ -181,17 +181,36 @@ def parser() -> _Parser:
     )
     show.add_argument("--json", action="store_true", help="as JSON lines")
     show.add_argument("--rejected", action="store_true", help="what the stage rejected, and why")
+    show.add_argument(
+        "--mask", action="store_true", help="of dataset: a sample with the tokens marked that loss falls on"
+    )
     sizing(show)
 
     stats = command("stats", _stats, "count scenes, words and turns, as the paper's table does", specs="*")
     stats.add_argument("--json", action="store_true", help="as JSON")
     sizing(stats)
 
-    group("record", "take recorded replies elsewhere, and bring them in")
-    export = command("record export", _record_export, "write a character's recorded replies to a file")
+    export = command("export", _export, "write what was built as a folder for other programs")
+    export.add_argument("kind", metavar="KIND", help="hf, lora, merged, gguf, delta or dataset")
     export.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
-    export.add_argument("file", metavar="FILE", help="where to: its name ends in .jsonl.zst or .jsonl")
+    export.add_argument("--out", metavar="DIR", help="where to (default: export/ID-KIND in the workspace)")
+    export.add_argument(
+        "--type",
+        metavar="TYPE",
+        choices=("f16", "q8_0", "q4_1", "q4_0", "all"),
+        help="of gguf: f16, q8_0, q4_1, q4_0 or all (default: q8_0)",
+    )
+    export.add_argument(
+        "--measure", action="store_true", help="of gguf: also the perplexity on the held-out dialogues"
+    )
+    export.add_argument("--force", action="store_true", help="replace an export that is there already")
     sizing(export)
+
+    group("record", "take recorded replies elsewhere, and bring them in")
+    replies = command("record export", _record_export, "write a character's recorded replies to a file")
+    replies.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
+    replies.add_argument("file", metavar="FILE", help="where to: its name ends in .jsonl.zst or .jsonl")
+    sizing(replies)
 
     import_ = command("record import", _record_import, "verify a file of replies and add them to the store")
     import_.add_argument("file", metavar="FILE", help="what record export wrote")
@@ -365,6 +384,12 @@ def _stats(args: argparse.Namespace) -> int:
     from charforge.commands import show
 
     return show.run_stats(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from charforge.commands import export
+
+    return export.run_export(args)
 
 
 def _record_export(args: argparse.Namespace) -> int:

