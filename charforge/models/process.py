@@ -22,7 +22,8 @@ from typing import IO, Any
 import charforge
 from charforge.errors import CharForgeError
 
-_PARENT = "CHARFORGE_PARENT"
+PARENT = "CHARFORGE_PARENT"
+"""The environment variable that names the process a child must not outlive."""
 _LINE_LIMIT = 1 << 26
 """Bytes one protocol line may have; asyncio's default of 64 KiB is less than a long reply."""
 _STDERR_LINES = 20
@@ -53,7 +54,7 @@ async def start_child(module: str) -> asyncio.subprocess.Process:
         _THREADS
         | os.environ
         | {
-            _PARENT: str(os.getpid()),
+            PARENT: str(os.getpid()),
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUTF8": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -160,7 +161,7 @@ def die_with_parent() -> None:
 
     The kernel watches the parent's thread that started us: start children from a thread that lives as long as they should.
     """
-    parent = os.environ.get(_PARENT)
+    parent = os.environ.get(PARENT)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         with contextlib.suppress(OSError, AttributeError):
