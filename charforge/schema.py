@@ -186,7 +186,7 @@ def _got(value: Any, schema: dict[str, Any]) -> str:
         if len(value) > schema.get("maxLength", len(value)):
             return f"{len(value):,} characters"
     elif isinstance(value, list) and "array" in _types(schema):
-        return f"{len(value):,}"
+        return f"a list of {len(value):,}" if "x-expected" in schema else f"{len(value):,}"
     return shown(value)
 
 
@@ -200,9 +200,11 @@ def _hint(value: Any, schema: dict[str, Any]) -> str | None:
                 return str(hint)
         if "enum" in schema:
             near = nearest(value, [item for item in schema["enum"] if isinstance(item, str)])
-            return f"did you mean '{near}'?" if near else None
-        if types == ["boolean"] and value.lower() in {"yes", "on", "y", "no", "off", "n"}:
-            return f"write {'true' if value.lower() in {'yes', 'on', 'y'} else 'false'}"
+            if near:
+                return f"did you mean '{near}'?"
+        if types == ["boolean"] or any(item is True for item in schema.get("enum", ())):
+            means = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+            return f"write {means[value.lower()]}" if value.lower() in means else None
         if "number" in types or "integer" in types:
             return "write the number without quotes" if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value) else None
         if "array" in types:

@@ -268,11 +268,11 @@ class _Reader:
             name = self._inside(path, text)
             if name is None:
                 continue
-            if not (self.root / name).is_dir():
-                there = (self.root / name).exists()
-                self._add(
-                    [path], f"{visible(name)} is no folder" if there else f"no such folder: {visible(name)}"
-                )
+            if not (self.root / name).exists():
+                message = f"no such folder: {visible(name)}"
+                self._add([path], message, near_file(self.root / name, text))
+            elif not (self.root / name).is_dir():
+                self._add([path], f"{visible(name)} is no folder")
             elif linked := _leads_out(self.root, name):
                 inner = f"{text.rstrip('/')}/{linked}"
                 self._add([path], f"{shown(inner)} is a link that leads out of the workspace", _INSIDE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from charforge.checks import ALWAYS, RULES
 from charforge.errors import FileProblems
 from charforge.safe_yaml import load as load_yaml
 from charforge.schema import faults, schema_file
+from charforge.sections import Delta, Generated, Lora, Mix, Prompted
 
 ROOT = Path(__file__).parents[1]
 
@@ -208,6 +210,361 @@ def test_the_character_that_comes_along_loads():
     )
 
 
+# -- what is trained, and on what --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(workspace):
+    """A workspace with things to train on."""
+    for name in ("data/x.jsonl", "characters/data/x.jsonl", "characters/models/mine/config.json"):
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x\n")
+    return workspace
+
+
+def test_a_preset_trains_on_what_the_build_makes_with_adapters_ready(workspace):
+    train = load(workspace).train
+    assert (train.data, train.mix) == ("built", None)
+    assert train.lora == Lora(rank=16, alpha=32, dropout=0.05, target_modules="all-linear", merge=False)
+    assert (train.precision, train.gradient_checkpointing, train.packing) == ("auto", "auto", True)
+
+
+@pytest.mark.parametrize(
+    ("named", "loaded"),
+    [
+        ("meta-llama/Llama-3.1-8B@main", "meta-llama/Llama-3.1-8B@main"),
+        ("./models/mine", "./characters/models/mine"),
+        ("./models/mine/", "./characters/models/mine"),
+        ("../characters/models/../models/mine", "./characters/models/mine"),
+        (
+            "{delta: a/b-wdiff@v1, onto: ./models/mine}",
+            Delta(delta="a/b-wdiff@v1", onto="./characters/models/mine"),
+        ),
+        (
+            "{delta: ../characters/models/mine, onto: a/b}",
+            Delta(delta="./characters/models/mine", onto="a/b"),
+        ),
+    ],
+)
+def test_a_base_model_is_a_name_a_folder_or_a_difference(files, named, loaded):
+    train = load(files, MINIMAL + f"train:\n  base_model: {named}\n").train
+    assert train.base_model == loaded
+
+
+@pytest.mark.parametrize(
+    ("named", "loaded"),
+    [
+        ("./data/x.jsonl", "./characters/data/x.jsonl"),
+        ("../data/x.jsonl", "./data/x.jsonl"),
+        ("org/set:prompted/x y.json", "org/set:prompted/x y.json"),
+        ("org/set@v1.0:x.jsonl", "org/set@v1.0:x.jsonl"),
+    ],
+)
+def test_data_is_built_here_or_released_by_others(files, named, loaded):
+    text = MINIMAL + f"train:\n  data: {{prompted: '{named}'}}\n  mix: {{data: '{named}', ratio: 1}}\n"
+    found = load(files, text)
+    assert (found.train.data, found.train.mix) == (Prompted(prompted=loaded), Mix(data=loaded, ratio=1.0))
+    assert found.resolved()["train"]["data"] == {"prompted": loaded}
+    assert found.resolved()["train"]["mix"] == {"data": loaded, "ratio": 1.0}
+    text = text.replace("prompted:", "generated:", 1)
+    assert load(files, text).train.data == Generated(generated=loaded)
+    assert load(files, text, overrides=["train.data=built", "train.mix="]).train == load(files).train
+
+
+def test_the_later_kind_of_data_wins(files):
+    text = MINIMAL + "train: {data: {prompted: ./data/x.jsonl}}\n"
+    changed = load(files, text, overrides=["train.data.generated=../data/x.jsonl"])
+    assert changed.train.data == Generated(generated="./data/x.jsonl")
+
+
+def test_data_files_that_are_there_are_told_by_their_keys(files):
+    text = MINIMAL + "train: {data: {prompted: ./data/x.jsonl}, mix: {data: 'a/b:c.json', ratio: 1}}\n"
+    path = files / "characters" / "eliza.yaml"
+    path.write_text(text)
+    assert spec.examine(path, files).files == {
+        "profile.file": "characters/profiles/eliza.md",
+        "interview.questions": "characters/questions/eliza.yaml",
+        "train.data.prompted": "characters/data/x.jsonl",
+    }
+
+
+def test_released_data_need_nothing_to_be_asked_about(files):
+    text = MINIMAL.replace("[motor cars, cinema]", "[]") + "train: {data: {prompted: ./data/x.jsonl}}\n"
+    assert load(files, text, preset="paper").knows.never == ()
+
+
+def test_lists_and_switches_of_training_keep_their_types(workspace):
+    overrides = [
+        "train.betas=[0, 0.5]",
+        "train.lora.target_modules=[q_proj, mlp.up_proj]",
+        "train.gradient_checkpointing=true",
+        "train.lora.dropout=0",
+    ]
+    found = load(workspace, overrides=overrides)
+    assert repr(found.train.betas) == "(0.0, 0.5)"
+    assert found.train.lora.target_modules == ("q_proj", "mlp.up_proj")
+    assert found.train.gradient_checkpointing is True
+    assert repr(found.train.lora.dropout) == "0.0"
+    assert found.resolved()["train"]["betas"] == [0.0, 0.5]
+    assert found.resolved()["train"]["lora"]["target_modules"] == ["q_proj", "mlp.up_proj"]
+
+
+_FOLDER_HINT = "a folder of this workspace begins with ./ or ../; a model of the hub is named org/name"
+_REF = "a model's name, a folder such as ./models/mine, or {delta: MODEL, onto: MODEL}"
+_FILE = "a file such as ./data/dialogues.jsonl, or one of a data set on the hub such as org/dataset:path/in/it.jsonl"
+_DATA = "built, {prompted: FILE} or {generated: FILE}"
+_INSIDE = "a spec can name files inside the workspace only"
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "message", "hint"),
+    [
+        ("base_model: weights", "base_model", f"expected {_REF}, got 'weights'", _FOLDER_HINT),
+        ("base_model: models/a/b", "base_model", f"expected {_REF}, got 'models/a/b'", _FOLDER_HINT),
+        (
+            "base_model: /models/x",
+            "base_model",
+            f"expected {_REF}, got '/models/x'",
+            "a folder is named from the spec's own folder: ./models/mine or ../models/mine",
+        ),
+        (
+            "base_model: 'https://hf.co/a/b'",
+            "base_model",
+            f"expected {_REF}, got 'https://hf.co/a/b'",
+            "models are named, never addressed: weights come from the hub",
+        ),
+        (
+            "base_model: ./models/mime",
+            "base_model",
+            "no such folder: characters/models/mime",
+            "did you mean './models/mine'?",
+        ),
+        ("base_model: ./data/x.jsonl", "base_model", "characters/data/x.jsonl is no folder", None),
+        (
+            "base_model: models/mine",
+            "base_model",
+            "'models/mine' names a model of the hub, and a folder here",
+            "write './models/mine' for the folder",
+        ),
+        ("base_model: ../../x", "base_model", "'../../x' leads out of the workspace", _INSIDE),
+        ("base_model: ../.git", "base_model", "'../.git' is hidden: a spec cannot name .git", _INSIDE),
+        (
+            "base_model: ./models/bad",
+            "base_model",
+            "'./models/bad/config.json' is a link that leads out of the workspace",
+            _INSIDE,
+        ),
+        (
+            "base_model: {delta: a/b}",
+            "base_model.onto",
+            "this key is missing",
+            "add it, for example: onto: ./models/llama-7b",
+        ),
+        (
+            "base_model: {delta: ../../x, onto: embedded/smollm2}",
+            "base_model.delta",
+            "'../../x' leads out of the workspace",
+            _INSIDE,
+        ),
+        ("data: bult", "data", f"expected {_DATA}, got 'bult'", "did you mean 'built'?"),
+        ("data: {promted: ./data/x.jsonl}", "data.promted", "unknown key", "did you mean 'prompted'?"),
+        (
+            "data: {prompted: ./data/x.jsonl, generated: ./data/x.jsonl}",
+            "data",
+            f"expected {_DATA}, got keys and values",
+            None,
+        ),
+        (
+            "data: {prompted: data/x.jsonl}",
+            "data.prompted",
+            f"expected {_FILE}, got 'data/x.jsonl'",
+            "a file of this workspace begins with ./ or ../",
+        ),
+        (
+            "data: {prompted: ./data/x.txt}",
+            "data.prompted",
+            f"expected {_FILE}, got './data/x.txt'",
+            "the file ends in .jsonl or .json",
+        ),
+        (
+            "data: {prompted: 'org/set:../x.json'}",
+            "data.prompted",
+            f"expected {_FILE}, got 'org/set:../x.json'",
+            "a file of the hub is named org/dataset:path/in/it.jsonl, or org/dataset@revision:path/in/it.jsonl",
+        ),
+        (
+            "data: {prompted: 'https://x.org/x.jsonl'}",
+            "data.prompted",
+            f"expected {_FILE}, got 'https://x.org/x.jsonl'",
+            "files are named, never addressed: ./file.jsonl in the workspace, or org/dataset:path.jsonl on the hub",
+        ),
+        (
+            "data: {generated: ./data/y.jsonl}",
+            "data.generated",
+            "no such file: characters/data/y.jsonl",
+            "files there: x.jsonl",
+        ),
+        (
+            "data: {generated: ../.env.json}",
+            "data.generated",
+            "'../.env.json' is hidden: a spec cannot name .env.json",
+            _INSIDE,
+        ),
+        (
+            "mix: {data: ./data/x.jsonl}",
+            "mix.ratio",
+            "this key is missing",
+            "add it, for example: ratio: 0.25",
+        ),
+        ("mix: {ratio: 1}", "mix.data", "this key is missing", "add it, for example: data: ./general.jsonl"),
+        ("batch size: 4", "'batch size'", "unknown key", "did you mean 'batch_size'?"),
+        ("rank: 8", "rank", "unknown key", "did you mean 'train.lora.rank'?"),
+        ("lora: {rnk: 8}", "lora.rnk", "unknown key", "did you mean 'rank'?"),
+        (
+            "lora: {target_modules: []}",
+            "lora.target_modules",
+            "expected all-linear, or a list of layers' names such as [q_proj, v_proj], got a list of 0",
+            None,
+        ),
+        (
+            "lora: {target_modules: [q proj]}",
+            "lora.target_modules[0]",
+            "expected a layer's name such as q_proj, got 'q proj'",
+            None,
+        ),
+        (
+            "betas: [0.9]",
+            "betas",
+            "expected a list of two numbers such as [0.9, 0.95], got a list of 1",
+            None,
+        ),
+        ("betas: [0.9, 1]", "betas[1]", "expected a number of at least 0, below 1, got 1", None),
+        (
+            "gradient_checkpointing: yes",
+            "gradient_checkpointing",
+            "expected one of auto, true, false, got 'yes'",
+            "write true",
+        ),
+        (
+            "precision: fp16",
+            "precision",
+            "expected one of auto, bf16, fp32, got 'fp16'",
+            "did you mean 'bf16'?",
+        ),
+        (
+            "keep_checkpoints: 0",
+            "keep_checkpoints",
+            "expected a whole number between 1 and 1000, got 0",
+            None,
+        ),
+    ],
+)
+def test_what_is_wrong_with_training_is_told_whole(files, value, key, message, hint):
+    (files / "characters/models/bad").mkdir()
+    (files / "characters/models/bad/config.json").symlink_to(files.parent / "secret")
+    told = refused(files, MINIMAL + f"train:\n  {value}\n").split("\n\n")[0]
+    end = f"\nhint: {hint}" if hint else ""
+    assert told == f"error: characters/eliza.yaml:11: train.{key}: {message}\n  11 |   {value}{end}"
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("train.mix.ratio=1", "train.mix.data: this key is missing\nhint: name both data and ratio"),
+        (
+            "train.base_model.onto=a/b",
+            "train.base_model.delta: this key is missing\nhint: name both delta and onto",
+        ),
+    ],
+)
+def test_half_of_a_pair_is_refused(workspace, override, error):
+    assert refused(workspace, overrides=[override]) == f"error: --set {override}: {error}"
+
+
+_PIECES = st.lists(
+    st.sampled_from(
+        [".", "..", "/", "./", "../", "x", "models", "data", "mine", "link", "out", ".git", "a/b", "@v1", ":"]
+    )
+    | st.sampled_from([".jsonl", ".json", "x.jsonl", " ", "\n", "\\", "://", "~", "\u202e", "é", "%2e%2e"]),
+    max_size=8,
+).map("".join)
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+@pytest.fixture(scope="module")
+def maze(tmp_path_factory):
+    """A workspace of folders, links and hidden things, with a secret outside."""
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "x.jsonl").write_text("secret")
+    root = tmp_path_factory.mktemp("maze")
+    for folder in ("characters/data", "characters/models/mine", "models/x", ".git", "data"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "x.jsonl").write_text("x")
+    for name in ("characters/x.jsonl", "characters/profiles/eliza.md", "characters/questions/eliza.yaml"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("x")
+    (root / "characters/out").symlink_to(outside)
+    (root / "characters/link").symlink_to("data")
+    (root / "link").symlink_to(".git")
+    return root
+
+
+def loaded(root, text):
+    path = root / "characters" / "eliza.yaml"
+    path.write_text(MINIMAL + text)
+    try:
+        return spec.load(path, root)
+    except FileProblems:
+        return None
+
+
+def assert_inside(root, reference):
+    """A reference of a loaded spec is in the workspace, plainly: nothing hidden, no link out, no step back."""
+    assert reference.startswith("./")
+    assert ".." not in Path(reference).parts
+    real = (root / reference).resolve(strict=True)
+    assert real.is_relative_to(root.resolve())
+    assert not any(part.startswith(".") for part in real.relative_to(root.resolve()).parts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=_PIECES)
+def test_no_base_model_leads_out_of_the_workspace(maze, text):
+    named = json.dumps(text)
+    found = loaded(maze, f"train: {{base_model: {named}}}\n")
+    pair = loaded(maze, f"train: {{base_model: {{delta: {named}, onto: {named}}}}}\n")
+    assert (found is None) == (pair is None)
+    if found:
+        assert pair.train.base_model == Delta(delta=found.train.base_model, onto=found.train.base_model)
+        if text.startswith("."):
+            assert_inside(maze, found.train.base_model)
+            assert (maze / found.train.base_model).is_dir()
+        else:
+            assert found.train.base_model == text
+            assert _HUB.fullmatch(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=_PIECES | _PIECES.map("{}.jsonl".format))
+def test_no_data_file_leads_out_of_the_workspace(maze, text):
+    named = json.dumps(text)
+    found = loaded(maze, f"train: {{data: {{prompted: {named}}}, mix: {{data: {named}, ratio: 1}}}}\n")
+    if found:
+        file = found.train.data.prompted
+        assert found.train.mix.data == file
+        assert file.endswith((".jsonl", ".json"))
+        if text.startswith("."):
+            assert_inside(maze, file)
+            assert (maze / file).is_file()
+        else:
+            assert file == text
+            dataset, _, path = text.partition(":")
+            assert _HUB.fullmatch(dataset)
+            assert not Path(path).is_absolute()
+            assert not any(part.startswith(".") for part in Path(path).parts)
+
+
 # -- presets and the schema --------------------------------------------------------------------------------------
 
 
@@ -236,6 +593,13 @@ def test_the_paper_preset_has_the_papers_figures(workspace):
         "completion",
         "last",
     )
+    assert (train.method, train.precision, train.tf32, train.gradient_checkpointing) == (
+        "full",
+        "bf16",
+        True,
+        True,
+    )
+    assert train.betas == (0.9, 0.999)
 
 
 def test_one_protective_dialogue_for_each_paragraph_needs_something_to_ask_about(workspace):
@@ -290,7 +654,17 @@ FULL = {
     "profile": {"file": "profiles/x.md"},
     "knows": {"until": "1827-03-26", "never": ["cars", "jazz"]},
     "written": None,
-    "train": {"epochs": 3, "learning_rate": 1e-4, "base_model": "a/b@c", "method": "full"},
+    "train": {
+        "epochs": 3,
+        "learning_rate": 1e-4,
+        "base_model": {"delta": "a/b@c", "onto": "./x"},
+        "data": {"prompted": "./x.jsonl"},
+        "mix": {"data": "a/b@c:x/y.jsonl", "ratio": 0.25},
+        "method": "full",
+        "lora": {"rank": 8, "target_modules": ["q_proj"]},
+        "betas": [0.9, 0.95],
+        "gradient_checkpointing": "auto",
+    },
     "interview": {
         "questions": "q.yaml",
         "baselines": ["base", "openai/x"],
@@ -306,11 +680,31 @@ _VALUES = st.one_of(
     st.floats(-2, 3),
     st.text(st.characters(codec="utf-8"), max_size=8),
     st.sampled_from(
-        ["base", "full", "../x", "a/b", "https://a/b", "x" * 301, "1827-03-26", "a//b", "a/..", "local/x"]
+        [
+            "base",
+            "full",
+            "built",
+            "auto",
+            "../x",
+            "a/b:c.json",
+            "./x.jsonl",
+            "a/b",
+            "https://a/b",
+            "x" * 301,
+            "1827-03-26",
+            "a//b",
+            "a/..",
+            "local/x",
+        ]
     ),
     st.lists(st.sampled_from(["a", "base", "values", 1, ""]), max_size=3),
     st.just({}),
     st.just({"epochs": 0}),
+    st.dictionaries(
+        st.sampled_from(["delta", "onto", "prompted", "generated", "data", "ratio"]),
+        st.sampled_from(["a/b", "./x", "./x.json", 1, None]),
+        max_size=3,
+    ),
 )
 
 
