@@ -101,31 +101,81 @@ def render_prompt(meta: str, location: str, background: str) -> str:
 _CANONICAL = re.compile(rf"(?P<role>{_ROLE.pattern}) \((?P<action>speaking|thinking)\): (?P<content>[^\n]+)")
 
 
+_HEAD = re.compile(r"\s*(?P<role>[^\n():]{1,80}?) ?\((?P<action>[^()\n]{1,40})\):")
+_INNER = re.compile(r"^[^\n():]{1,80}? ?\((?:speaking|thinking)\):", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A turn's place in a text: `start` to `end`, and `end` is after its end mark where it is `ended`.
+
+    `role` and `action` are None where it has no head `Name (action):`. The action's word begins at `act`; `said` is after the head.
+    """
+
+    start: int
+    end: int
+    role: str | None
+    action: str | None
+    act: int
+    said: int
+    ended: bool
+
+
+def turn_spans(output: str) -> list[Span]:
+    """Return the turns of a text as it was released, in order; together with the white space between them they are all of it.
+
+    A turn ends at `<|eot|>`, and also where a line begins with another `Name (speaking):`: what came before it has no end mark
+    then, and must not be taken for its neighbour's words. Contents may hold newlines.
+    """
+    spans: list[Span] = []
+    start = 0
+    while start < len(output):
+        mark = output.find(EOT, start)
+        stop = len(output) if mark < 0 else mark + len(EOT)
+        head = _HEAD.match(output, start, stop)
+        inner = _INNER.search(output, head.end() if head else start, stop)
+        if inner and output[start : inner.start()].strip():
+            stop = inner.start()
+        if output[start:stop].strip():
+            spans.append(
+                Span(
+                    start,
+                    stop,
+                    head["role"].strip() if head else None,
+                    head["action"] if head else None,
+                    head.start("action") if head else start,
+                    head.end() if head else start,
+                    output.endswith(EOT, start, stop),
+                )
+            )
+        start = stop
+        if output.startswith("\n", start):
+            start += 1
+    return spans
+
+
 def trained_spans(output: str, character: str, loss: str) -> list[tuple[int, int]]:
     """Return the half-open character ranges of `output` that loss falls on, in order.
 
     `completion` (the paper's): all of it. `character`: the character's own turns, from after `Name (` through the
     turn's end mark, so that the action is learned as well and a prompt may end in `Name (`. `character_speech`: only
     what the character says aloud, from after `Name (speaking):`, its leading space included, through the end mark.
-    The newline after an end mark belongs to no range: generation has stopped by then.
-    Raises ValueError if output is not as `render_output` writes it, or the loss is unknown.
+    The newline after an end mark belongs to no range: generation has stopped by then. A turn without a head is nobody's, and
+    one without an end mark teaches not to stop: neither is trained, and `completion` goes as far as the last end mark.
+    Raises ValueError if the loss is unknown.
     """
     if loss not in get_args(Loss):
         raise ValueError(f"unknown loss {loss!r}")
-    turns = canonical(output)
-    if turns is None:
-        raise ValueError("not the text of render_output")
+    turns = turn_spans(output)
     if loss == "completion":
-        return [(0, len(output))]
-    spans = []
-    start = 0
-    for turn in turns:
-        end = output.index(EOT, start) + len(EOT)
-        if turn.role == character and (loss == "character" or turn.action == "speaking"):
-            head = cue(turn.role, None if loss == "character" else turn.action)
-            spans.append((start + len(head), end))
-        start = end + 1
-    return spans
+        end = max((turn.end for turn in turns if turn.ended), default=0)
+        end += output.startswith("\n", end)
+        return [(0, end)] if end and turns[0].start < end else []
+    return [
+        (turn.act if loss == "character" else turn.said, turn.end)
+        for turn in turns
+        if turn.role == character and turn.ended and (loss == "character" or turn.action == "speaking")
+    ]
 
 
 def canonical(text: str) -> list[Turn] | None:

@@ -13,6 +13,7 @@ from charforge.dialogue import (
     render_output,
     render_prompt,
     trained_spans,
+    turn_spans,
     valid_role,
 )
 
@@ -125,8 +126,51 @@ def test_a_trained_range_begins_where_a_cue_ends():
             assert OUTPUT[:start].endswith(cue(B, action))
 
 
-def test_spans_are_given_for_canonical_text_only():
-    with pytest.raises(ValueError, match="not the text of render_output"):
-        trained_spans("Beethoven (speaking): Hello.\n", B, "character")
+def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="unknown loss 'all'"):
         trained_spans(OUTPUT, B, "all")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([B, "Man", "É. d’Arc"]),
+            st.sampled_from(["speaking", "thinking"]),
+            st.text("ab (:)\n", min_size=1, max_size=12).filter(str.strip),
+        ),
+        max_size=6,
+    )
+)
+def test_what_is_written_is_found_turn_for_turn(turns):
+    output = render_output([Turn(*turn) for turn in turns])
+    found = [(span.role, span.action, output[span.said : span.end]) for span in turn_spans(output)]
+    assert found == [(role, action, f" {one_line(content)}<|eot|>") for role, action, content in turns]
+
+
+def spans(output: str, loss: str = "character") -> list[str]:
+    return [output[start:end] for start, end in trained_spans(output, B, loss)]
+
+
+def test_released_turns_may_hold_newlines_and_follow_each_other_at_once():
+    output = "Beethoven (speaking): One.\n\nTwo.<|eot|>Princess L. 2nd (speaking): Three.<|eot|>\n\nBeethoven (thinking): Four.<|eot|>"
+    assert spans(output) == ["speaking): One.\n\nTwo.<|eot|>", "thinking): Four.<|eot|>"]
+    assert spans(output, "character_speech") == [" One.\n\nTwo.<|eot|>"]
+    assert spans(output, "completion") == [output]
+
+
+def test_a_turn_without_a_head_is_nobodys():
+    assert spans("It rains.<|eot|>\nBeethoven (speaking): Ha!<|eot|>\n") == ["speaking): Ha!<|eot|>"]
+
+
+def test_words_without_an_end_mark_are_not_learned():
+    assert spans("Beethoven (speaking): Ha!<|eot|>\nBeethoven (speaking): cut o") == ["speaking): Ha!<|eot|>"]
+    assert spans("Man (speaking): Ha!<|eot|>\nMan (speaking): cut o", "completion") == [
+        "Man (speaking): Ha!<|eot|>\n"
+    ]
+    assert spans("no end", "completion") == []
+
+
+def test_a_missing_end_mark_does_not_make_another_speakers_words_the_characters():
+    output = "Beethoven (speaking): Ha!\nMan (speaking): Hm.<|eot|>\nBeethoven (speaking): So.<|eot|>\n"
+    assert spans(output) == ["speaking): So.<|eot|>"]
