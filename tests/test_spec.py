@@ -482,13 +482,26 @@ def test_half_of_a_pair_is_refused(workspace, override, error):
     assert refused(workspace, overrides=[override]) == f"error: --set {override}: {error}"
 
 
-_PIECES = st.lists(
+_STEP = st.sampled_from(["data", "models/mine", "characters", "inside", "link", "out", ".git", "..", "."])
+_PATHS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["./", "./", "./", "../", "../characters/", "", "/", "~/"]),
+    st.lists(_STEP, min_size=1, max_size=2).map("/".join),
+    st.sampled_from([*[""] * 8, "/", "//", ":", "\n", " "]),
+)
+_NAMES = st.builds(
+    "{}/{}{}{}".format,
+    *[st.sampled_from(["org", "set", "x", "a.b", "..", ".x", ""])] * 2,
+    st.sampled_from(["", "", "@main", "@v1", "@", "@v1..2"]),
+    st.sampled_from(["", ":x.jsonl", ":a/b c.json", ":../x.jsonl", ":/x.jsonl", ":.x.json", ":x"]),
+)
+_NOISE = st.lists(
     st.sampled_from(
-        [".", "..", "/", "./", "../", "x", "models", "data", "mine", "link", "out", ".git", "a/b", "@v1", ":"]
-    )
-    | st.sampled_from([".jsonl", ".json", "x.jsonl", " ", "\n", "\\", "://", "~", "\u202e", "é", "%2e%2e"]),
+        [".", "..", "/", "./", "x", "@v1", ":", ".jsonl", " ", "\n", "\\", "://", "\u202e", "é", "%2e%2e"]
+    ),
     max_size=8,
 ).map("".join)
+_REFERENCES = _PATHS | _PATHS | _NAMES | _NOISE
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
@@ -498,15 +511,15 @@ def maze(tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "x.jsonl").write_text("secret")
     root = tmp_path_factory.mktemp("maze")
-    for folder in ("characters/data", "characters/models/mine", "models/x", ".git", "data"):
+    for folder in ("characters/data", "characters/models/mine", "characters/.git", ".git", "data"):
         (root / folder).mkdir(parents=True)
         (root / folder / "x.jsonl").write_text("x")
     for name in ("characters/x.jsonl", "characters/profiles/eliza.md", "characters/questions/eliza.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("x")
     (root / "characters/out").symlink_to(outside)
-    (root / "characters/link").symlink_to("data")
-    (root / "link").symlink_to(".git")
+    (root / "characters/inside").symlink_to("data")
+    (root / "characters/link").symlink_to("../.git")
     return root
 
 
@@ -529,7 +542,7 @@ def assert_inside(root, reference):
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=_PIECES)
+@given(text=_REFERENCES)
 def test_no_base_model_leads_out_of_the_workspace(maze, text):
     named = json.dumps(text)
     found = loaded(maze, f"train: {{base_model: {named}}}\n")
@@ -546,7 +559,7 @@ def test_no_base_model_leads_out_of_the_workspace(maze, text):
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=_PIECES | _PIECES.map("{}.jsonl".format))
+@given(text=_PATHS.map("{}/x.jsonl".format) | _NAMES.map("{}:data/x.json".format) | _REFERENCES)
 def test_no_data_file_leads_out_of_the_workspace(maze, text):
     named = json.dumps(text)
     found = loaded(maze, f"train: {{data: {{prompted: {named}}}, mix: {{data: {named}, ratio: 1}}}}\n")
