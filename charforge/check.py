@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from charforge import questions
 from charforge.errors import FileProblems, Problem
-from charforge.files import read_text
-from charforge.spec import MAX_QUESTIONS_BYTES, MAX_TEXT_BYTES, examine
-from charforge.stages import profile, written
+from charforge.files import read_bytes, read_text
+from charforge.spec import MAX_DATA_BYTES, MAX_QUESTIONS_BYTES, MAX_TEXT_BYTES, examine
+from charforge.stages import profile, released, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +70,13 @@ def check(
     )
     if asked:
         facts.append(_questions_fact(file, asked, problems))
+    for key, file in found.files.items():
+        if key.startswith("train."):
+            try:
+                data = released.File(read_bytes(workspace / file, file, MAX_DATA_BYTES), file)
+                facts.append(_data_fact(key, data, found.short_name or ""))
+            except FileProblems as error:
+                problems.extend(error.problems)
     if problems:
         raise FileProblems(problems)
     return facts
@@ -104,6 +111,22 @@ def _questions_fact(file: str, asked: questions.Questions, problems: list[Proble
         problems.append(Problem(file, None, "multi", message, None, "stability is judged in those only"))
     topics = ", ".join(f"{topic} {counts[topic]}" for topic in questions.TOPICS)
     return f"{file}: {_many(len(asked.single), 'question')} ({topics}), {_many(len(asked.multi), 'multi-turn subject')}"
+
+
+def _data_fact(key: str, file: released.File, short_name: str) -> str:
+    if key == "train.mix.data":
+        _, count, rejected = released.general(file, 1, 0)
+        there = _many(count, "general sample")
+    elif key == "train.data.prompted":
+        samples, rejected = released.prompted(file)
+        there = _many(len(samples), "sample")
+    else:
+        dialogues, rejected = released.generated(file, short_name, short_name)
+        there = _many(len(dialogues), "dialogue")
+    lost = rejected.counts.total()
+    return f"{file.name}: {there}" + (
+        f", {lost:,} rejected, the first: {rejected.rows[0]['detail']}" if lost else ""
+    )
 
 
 def _many(count: int, noun: str) -> str:

@@ -112,3 +112,31 @@ def test_overrides_are_checked_too(eliza):
     assert caught.value.render() == (
         "error: --set train.epochs=0: train.epochs: expected a whole number between 1 and 1000, got 0"
     )
+
+
+def test_released_data_are_read_too(eliza):
+    folder = eliza.parent / "data"
+    folder.mkdir()
+    (folder / "p.jsonl").write_text('{"prompt": "a", "output": "b<|eot|>"}\n{}\n{"prompt": "a"}\n')
+    (folder / "g.json").write_text('[{"dialogue": [{"role": "Eliza", "content": "Garn."}]}]')
+    (folder / "m.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 2)
+    edit(
+        eliza,
+        "",
+        "#train:\n",
+        "train: {data: {prompted: ./data/p.jsonl}, mix: {data: ./data/m.jsonl, ratio: 1}}\n",
+    )
+    assert check(eliza, eliza.parents[1])[4:] == [
+        "characters/data/p.jsonl: 1 sample, 2 rejected, the first: line 2: no prompt",
+        "characters/data/m.jsonl: 2 general samples",
+    ]
+    edit(eliza, "", "{prompted: ./data/p.jsonl}", "{generated: ./data/g.json}")
+    assert check(eliza, eliza.parents[1])[4] == "characters/data/g.json: 1 dialogue"
+    (folder / "m.jsonl").write_text("[{")
+    (folder / "g.json").write_text("{}")
+    assert refused(eliza) == (
+        "error: characters/data/g.json: nothing in it can be trained on; of 1 the first: line 1: no dialogue\n"
+        'hint: each line is {"setting": […], "location": …, "dialogue": [{"role", "action", "content"}]}\n\n'
+        "error: characters/data/m.jsonl:1: not JSON: Expecting property name enclosed in double quotes\n"
+        "hint: is the file whole? fetch it again"
+    )

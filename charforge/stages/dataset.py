@@ -81,7 +81,7 @@ def build_released(
     """Return the same of what somebody released: `form` is `prompted` or `generated`.
 
     Prompted samples stay word for word, however long; dialogues become samples as in `build`, but that near-duplicates stay.
-    Raises CharForgeError as `released.prompted`, `released.generated` and `released.general` do.
+    Raises FileProblems as `released.prompted`, `released.generated` and `released.general` do.
     """
     made = _Made(short_name, ("released",))
     if form == "prompted":

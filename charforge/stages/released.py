@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from charforge import checks
 from charforge.dialogue import EOT, one_line, valid_role
-from charforge.errors import CharForgeError
+from charforge.errors import FileProblems, Problem
 
 Record = dict[str, Any]
 
@@ -69,7 +69,7 @@ class Rejected:
 def prompted(file: File) -> tuple[list[Record], Rejected]:
     """Return the file's samples, prompt and output as they stand there, with ids `released/<line>`.
 
-    Raises CharForgeError where the file cannot be read as JSON or holds no sample that can be trained on.
+    Raises FileProblems where the file cannot be read as JSON or holds no sample that can be trained on.
     """
     samples = []
     rejected = Rejected()
@@ -91,7 +91,7 @@ def generated(file: File, name: str, short_name: str) -> tuple[list[Record], Rej
 
     Turns of one speaker in a row become one, an action that tells of a thought is `thinking` and any other `speaking`, and the
     character is called by its short name. What is nobody's turn is left out, and so is a last turn that was cut off; each is
-    a rejection of its own, and with too much of it the dialogue is. Raises CharForgeError as `prompted` does.
+    a rejection of its own, and with too much of it the dialogue is. Raises FileProblems as `prompted` does.
     """
     dialogues = []
     rejected = Rejected()
@@ -135,7 +135,7 @@ def general(file: File, wanted: int, seed: int) -> General:
     """Return `wanted` samples of the file, or all where there are fewer, as they stand there, sorted by line.
 
     Which ones: those whose texts, digested with the seed, come first; so neither the order of the lines nor what else is in the file
-    moves a choice about. Raises CharForgeError as `prompted` does.
+    moves a choice about. Raises FileProblems as `prompted` does.
     """
     rejected = Rejected()
     there = 0
@@ -180,7 +180,7 @@ class _Entry(NamedTuple):
 def _entries(file: File) -> Iterator[_Entry]:
     data = file.data.removeprefix(b"\xef\xbb\xbf")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CharForgeError(f"{file.name}: not UTF-8 but UTF-16", "save it as UTF-8")
+        raise _problem(file, None, "not UTF-8 but UTF-16", "save it as UTF-8")
     head = data[:4096].lstrip()
     if head.startswith(b"["):
         yield from _items(_text(data, file), file)
@@ -240,16 +240,16 @@ def _spread(data: bytes) -> list[Any] | None:
         first = json.loads((data if end < 0 else data[:end]).decode())
         if end >= 0 and data[end:].strip():
             return None  # JSON lines: the first line is a value and there are others
-        values = [first]
+        values, alone = [first], True
     except (ValueError, RecursionError):
-        values = _several(data)
+        values, alone = _several(data), False
     if len(values) == 1 and isinstance(values[0], dict) and "dialogue" not in values[0]:
         inner = list(values[0].values())
         if inner and all(isinstance(value, dict) for value in inner):
             return inner
         if len(inner) == 1 and isinstance(inner[0], list):
             return inner[0]
-    return values or None
+    return None if alone else values or None
 
 
 def _several(data: bytes) -> list[Any]:
@@ -282,14 +282,15 @@ def _text(data: bytes, file: File) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise CharForgeError(
-            f"{file.name}:{line}: not UTF-8: byte 0x{data[error.start]:02x}", "save it as UTF-8"
-        ) from None
+        raise _problem(file, line, f"not UTF-8: byte 0x{data[error.start]:02x}", "save it as UTF-8") from None
 
 
-def _cut(file: File, text: str, at: int, detail: str) -> CharForgeError:
-    line = text.count("\n", 0, at) + 1
-    return CharForgeError(f"{file.name}:{line}: {detail}", "is the file whole? fetch it again")
+def _cut(file: File, text: str, at: int, detail: str) -> FileProblems:
+    return _problem(file, text.count("\n", 0, at) + 1, detail, "is the file whole? fetch it again")
+
+
+def _problem(file: File, line: int | None, message: str, hint: str) -> FileProblems:
+    return FileProblems([Problem(file.name, line, None, message, None, hint)])
 
 
 def _no_json(error: Exception) -> checks.Broken:
@@ -312,10 +313,10 @@ def _at(entry: _Entry, broken: checks.Broken) -> checks.Broken:
     return checks.Broken(broken.rule, f"{entry.where}: {broken.detail}")
 
 
-def _nothing(file: File, rejected: Rejected, form: str) -> CharForgeError:
+def _nothing(file: File, rejected: Rejected, form: str) -> FileProblems:
     count = rejected.counts.total()
     found = f"; of {count:,} the first: {rejected.rows[0]['detail']}" if rejected.rows else ": it is empty"
-    return CharForgeError(f"{file.name}: nothing in it can be trained on{found}", f"each line is {form}")
+    return _problem(file, None, f"nothing in it can be trained on{found}", f"each line is {form}")
 
 
 def _bad_texts(value: Any, keys: tuple[str, ...]) -> checks.Broken | None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charforge.dialogue import EOT
-from charforge.errors import CharForgeError
+from charforge.errors import FileProblems
 from charforge.stages import released
 
 PROMPT = "I want you to act like Anna Holm. \n\nLocation: Bergen\nStatus: It rains.\n\nThe interactions are as follows:\n\n"
@@ -168,9 +168,9 @@ def test_one_sample_alone_is_a_file():
     ],
 )
 def test_a_file_without_any_sample_is_one_error(data, message, hint):
-    with pytest.raises(CharForgeError) as caught:
+    with pytest.raises(FileProblems) as caught:
         released.prompted(released.File(data, "x"))
-    assert (caught.value.message, caught.value.hint) == (message, hint)
+    assert caught.value.render() == f"error: {message}\nhint: {hint}"
 
 
 def test_ten_thousand_bad_lines_are_counted_and_a_thousand_written_down():
@@ -191,7 +191,7 @@ def test_no_bytes_make_it_stumble(lines):
             lambda file: released.generated(file, "Anna Holm", "Anna"),
             lambda file: released.general(file, 3, 0),
         ):
-            with pytest.raises(CharForgeError):
+            with pytest.raises(FileProblems):
                 read(released.File(data, "x"))
 
 
