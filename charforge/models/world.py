@@ -26,7 +26,6 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 import transformers
-from accelerate import init_empty_weights
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -196,13 +195,13 @@ class Sharded(nn.Module):  # type: ignore[misc]
     def __init__(self, model: Any, dtype: torch.dtype, world: World) -> None:
         super().__init__()
         names = {parameter: name for name, parameter in model.named_parameters()}
+        tensors = [*model.named_parameters(), *model.named_buffers()]
         shapes = [
-            [name, list(parameter.shape), str(parameter.dtype), parameter.requires_grad]
-            for parameter, name in names.items()
+            [name, list(tensor.shape), str(tensor.dtype), tensor.requires_grad] for name, tensor in tensors
         ]
-        # Who waits for a parameter that another does not have would wait for ever.
-        if (theirs := world.agree(shapes)) != shapes:
-            raise AssertionError([(a, b) for a, b in zip(shapes, theirs) if a != b][:3], len(shapes), len(theirs))
+        if world.agree(shapes) != shapes:
+            # Who waits for a parameter that another does not have would wait for ever.
+            raise AssertionError(f"process {world.rank} has built another model than the first one")
         weights = {name: parameter.detach() for parameter, name in names.items()} if world.main else {}
         _replace(model, lambda parameter: parameter.to("meta"))
         self._plain = [copy.deepcopy(model)]  # in a list, so that it is no part of this module
@@ -246,7 +245,14 @@ class Sharded(nn.Module):  # type: ignore[misc]
         _replace(self, parts.__getitem__)
         for module in self.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 -- `to` would take the parameters along
-                module._buffers[name] = None if buffer is None else buffer.to(world.device)  # noqa: SLF001
+                if buffer is not None:
+                    own = (
+                        buffer.to(world.device)
+                        if world.main
+                        else torch.empty_like(buffer, device=world.device)
+                    )
+                    dist.broadcast(own, 0)
+                    module._buffers[name] = own  # noqa: SLF001
 
     def forward(self, **inputs: Any) -> Any:
         return causal(self.inner).base_model(**inputs)
@@ -289,15 +295,12 @@ class Sharded(nn.Module):  # type: ignore[misc]
 
 
 def skeleton(config: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Return a causal language model of this configuration (`to_dict()`) whose parameters are on the meta device."""
+    """Return a causal language model of this configuration (`to_dict()`) that has shapes and no numbers: all on the meta device."""
     built = AutoConfig.for_model(
-        config["model_type"], **{k: v for k, v in config.items() if k != "model_type"}
+        config["model_type"], **{key: value for key, value in config.items() if key != "model_type"}
     )
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(built, dtype=dtype)
-    # Moving parameters to the meta device one by one has parted those that were one.
-    model.tie_weights()
-    return model
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(built, dtype=dtype)
 
 
 def _replace(model: nn.Module, make: Callable[[nn.Parameter], torch.Tensor]) -> None:
