@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +20,15 @@ from charforge.engine.build import Context
 from charforge.engine.digest import canonical, jsonl, of_bytes
 from charforge.engine.graph import Output, Source, Stage
 from charforge.engine.receipt import Stamps
+from charforge.errors import CharForgeError
 from charforge.files import decode
 from charforge.llm.client import weights_digest
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Ask
 from charforge.probes import ANSWER_TOKENS, probes
-from charforge.sections import CharacterSpec
+from charforge.sections import CharacterSpec, Generated, Prompted
 from charforge.sources import Sources, as_source, check_unchanged
+from charforge.spec import MAX_DATA_BYTES, is_local
 from charforge.stages import (
     dataset,
     dialogues,
@@ -38,7 +40,9 @@ from charforge.stages import (
     scores,
     written,
 )
-from charforge.stages.slots import Drawn, Generated, TooFew, Writer
+from charforge.stages.released import File
+from charforge.stages.slots import Drawn, TooFew, Writer
+from charforge.stages.slots import Generated as Made
 
 STAGES = (
     "profile",
@@ -54,6 +58,10 @@ STAGES = (
     "report",
 )
 
+RELEASED = "released"
+"""The stage of characters that train on files of the hub; others have none."""
+
+RELEASED_VERSION = 1
 BASE_VERSION = 2
 MODEL_VERSION = 2
 SEED = 0
@@ -65,6 +73,9 @@ Progress = Callable[[int, int, str], None]
 
 class Workshop(Answering, Protocol):
     """Where the work is done. Tests bring their own."""
+
+    async def bring(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Write a file of a data set on the hub to `job["out"]`; return facts for the record."""
 
     async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Write base weights into `job["out"]`; return facts for the record."""
@@ -102,7 +113,9 @@ class Character:
         }
 
     def stage(self, name: str) -> str:
-        """Return a stage's name in the graph."""
+        """Return a stage's name in the graph. Raises CharForgeError where this character has no such stage."""
+        if name not in self.names:
+            raise CharForgeError(f"{self.spec.id} has no stage {name}: it trains on nothing from the hub")
         return f"{self.spec.id}/{name}"
 
     @property
@@ -116,6 +129,11 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 
     `stamps` notes what was read. Raises FileProblems.
     """
+    data = spec.train.data
+    if not isinstance(data, str):  # somebody else's, so nothing is generated
+        spec = replace(
+            spec, scenes=replace(spec.scenes, count=0), protective=replace(spec.protective, count=0)
+        )
     made = Character(spec)
     sources = Sources(workspace, stamps)
     generator = {
@@ -228,7 +246,7 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
                 "on_progress": ctx.progress,
             }
 
-        def outputs(made_here: Generated) -> dict[str, bytes]:
+        def outputs(made_here: Made) -> dict[str, bytes]:
             return {
                 f"{name}.jsonl": _sorted(made_here.records),
                 "rejected.jsonl": _sorted(made_here.rejected),
@@ -280,37 +298,80 @@ def character(spec: CharacterSpec, workspace: Path, workshop: Workshop, stamps: 
 
     meta_source = sources.prompt("meta", None)
 
+    # Files of others: released data in place of what is built here, and general samples beside either.
+    outside = {
+        "data": data.prompted
+        if isinstance(data, Prompted)
+        else data.generated
+        if isinstance(data, Generated)
+        else None,
+        "general": None if spec.train.mix is None else spec.train.mix.data,
+    }
+    files: dict[str, Source | Output] = {
+        key: sources.data(name.removeprefix("./")) if is_local(name) else out(RELEASED, key)
+        for key, name in outside.items()
+        if name is not None
+    }
+    on_the_hub = {key: name for key, name in outside.items() if name is not None and not is_local(name)}
+
+    async def run_released(ctx: Context) -> Outputs:
+        for key, name in ctx.params["files"].items():
+            ctx.record[key] = await workshop.bring(
+                {"file": name, "out": str(ctx.scratch / key), "limit": MAX_DATA_BYTES}, ctx.progress
+            )
+        return {key: ctx.scratch / key for key in ctx.params["files"]}
+
+    if on_the_hub:
+        add(RELEASED, RELEASED_VERSION, run_released, params={"files": on_the_hub}, inputs={}, view={})
+
     async def run_dataset(ctx: Context) -> Outputs:
-        sft, stats, rejected = dataset.build(
-            profile=_json(ctx, "profile"),
-            dialogues=_jsonl(ctx, "dialogues"),
-            protective=_jsonl(ctx, "protective"),
-            written=_jsonl(ctx, "written"),
-            written_protective=_jsonl(ctx, "written_protective"),
-            meta=templates.render(
-                ctx.read("prompt:meta").decode(), meta_source.label, **ctx.params["person"]
-            ),
-            short_name=ctx.params["person"]["short_name"],
-            near_duplicate=ctx.params["near_duplicate"] or None,
+        person = ctx.params["person"]
+        given: dict[str, Any] = {
+            "profile": _json(ctx, "profile"),
+            "meta": templates.render(ctx.read("prompt:meta").decode(), meta_source.label, **person),
+            "short_name": person["short_name"],
             **ctx.params["dataset"],
-        )
+        }
+        if mix := ctx.params.get("mix"):
+            given["mix"] = dataset.Mix(File(ctx.read("general"), str(outside["general"])), **mix)
+        if form := ctx.params.get("form"):
+            made_here = dataset.build_released(
+                form=form, file=File(ctx.read("data"), str(outside["data"])), name=person["name"], **given
+            )
+        else:
+            made_here = dataset.build(
+                dialogues=_jsonl(ctx, "dialogues"),
+                protective=_jsonl(ctx, "protective"),
+                written=_jsonl(ctx, "written"),
+                written_protective=_jsonl(ctx, "written_protective"),
+                near_duplicate=ctx.params["near_duplicate"] or None,
+                **given,
+            )
+        sft, stats, rejected = made_here
         return {"sft.jsonl": jsonl(sft), "stats.json": canonical(stats), "rejected.jsonl": _sorted(rejected)}
 
+    built_here: dict[str, Source | Output] = {
+        "dialogues": out("dialogues", "dialogues.jsonl"),
+        "protective": out("protective", "protective.jsonl"),
+        "written": out("written", "dialogues.jsonl"),
+        "written_protective": out("written", "protective.jsonl"),
+    }
+    chosen: dict[str, Any] = (
+        {"near_duplicate": checked["near-duplicate"]}
+        if isinstance(data, str)
+        else {"form": "prompted" if isinstance(data, Prompted) else "generated"}
+    )
+    if spec.train.mix is not None:
+        chosen["mix"] = {"ratio": spec.train.mix.ratio, "seed": spec.train.seed}
     add(
         "dataset",
         dataset.VERSION,
         run_dataset,
-        params={
-            "person": person,
-            "near_duplicate": checked["near-duplicate"],
-            "dataset": _part(spec.dataset),
-        },
+        params={"person": person, "dataset": _part(spec.dataset), **chosen},
         inputs={
             **read_profile,
-            "dialogues": out("dialogues", "dialogues.jsonl"),
-            "protective": out("protective", "protective.jsonl"),
-            "written": out("written", "dialogues.jsonl"),
-            "written_protective": out("written", "protective.jsonl"),
+            **(built_here if isinstance(data, str) else {}),
+            **files,
             "prompt:meta": meta_source,
         },
         view={

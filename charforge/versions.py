@@ -41,6 +41,11 @@ STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "scenes": ("charforge.stages.scenes:VERSION", ("charforge.stages.scenes",), _GENERATING),
     "dialogues": ("charforge.stages.dialogues:VERSION", ("charforge.stages.dialogues",), _GENERATING),
     "protective": ("charforge.stages.protective:VERSION", ("charforge.stages.protective",), _GENERATING),
+    "released": (
+        "charforge.pipeline:RELEASED_VERSION",
+        ("charforge.models.hub_file",),
+        "run_released",
+    ),
     "dataset": ("charforge.stages.dataset:VERSION", ("charforge.stages.dataset",), "run_dataset"),
     "base": ("charforge.pipeline:BASE_VERSION", ("charforge.models.base",), "run_base"),
     "model": (

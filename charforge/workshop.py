@@ -85,6 +85,10 @@ class LocalWorkshop:
         """Write base weights into `job["out"]`."""
         return await self._run("charforge.models.base", {**job, "offline": self._offline}, on_progress)
 
+    async def bring(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Write a file of a data set on the hub to `job["out"]`."""
+        return await self._run("charforge.models.hub_file", {**job, "offline": self._offline}, on_progress)
+
     async def train(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Fine-tune as `job` says."""
         async with self._machine:

@@ -359,3 +359,54 @@ def test_no_wall_clock_and_no_path_is_in_any_output(desk, tmp_path_factory):
     other.build()
     same = {stage: outcome.outputs for stage, outcome in desk.outcomes.items()}
     assert {stage: outcome.outputs for stage, outcome in other.outcomes.items()} == same
+
+
+# -- data of others, and other bases ----------------------------------------------------------------------------------
+
+
+def release(desk, name="released.jsonl"):
+    lines = [
+        {"prompt": "Be Ada.\n\n", "output": f"Ada (speaking): Number {n} turns.<|eot|>\n"} for n in range(8)
+    ]
+    (desk.root / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def test_released_data_of_the_workspace_is_trained_as_it_is_and_nothing_is_generated(desk):
+    release(desk)
+    _ran, requests, _jobs = desk.build("train.data={prompted: ../released.jsonl}")
+    assert desk.records("scenes", "scenes.jsonl") == []
+    assert desk.records("protective", "protective.jsonl") == []
+    sft = desk.records("dataset", "sft.jsonl")
+    assert {sample["prompt"] for sample in sft} == {"Be Ada.\n\n"}
+    assert len(sft) == 8
+    assert not [request for request in requests if "scene" in str(request).lower()]
+
+
+def test_a_file_of_the_hub_is_brought_by_a_stage_of_its_own(desk):
+    ran, _requests, jobs = desk.build("train.mix={data: org/general@abc:some/file.jsonl, ratio: 0.1}")
+    assert ran[:2] == ["released", "dataset"]
+    assert jobs == ["released", "model"]
+    assert [s["kind"] for s in desk.records("dataset", "sft.jsonl")].count("general") == 1
+    assert desk.build("train.mix={data: org/general@abc:some/file.jsonl, ratio: 0.1}")[0] == []
+
+
+def test_the_folder_of_a_base_model_is_known_by_its_bytes(desk):
+    folder = desk.root / "models" / "own"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert desk.build("train.base_model=../models/own")[0][:2] == ["base", "model"]
+    (folder / "notes.txt").write_text("nothing that counts")
+    assert desk.build("train.base_model=../models/own")[0] == []
+    (folder / "model.safetensors").write_bytes(b"others!")
+    assert desk.build("train.base_model=../models/own")[0][:1] == ["base"]
+
+
+def test_what_full_training_does_not_use_and_how_many_checkpoints_are_kept_make_nothing_stale(desk):
+    assert desk.build("train.lora.rank=4", "train.keep_checkpoints=1")[0] == ["report"]
+
+
+def test_an_adapter_answers_on_its_base(desk):
+    _ran, requests, _jobs = desk.build("train.method=lora")
+    assert requests
+    assert desk.records("model", "probes.jsonl")

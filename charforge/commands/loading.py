@@ -55,7 +55,7 @@ def load(
 
 def known_stage(name: str, option: str) -> str:
     """Return a stage's name as given if there is such a stage, else raise UsageError with the nearest."""
-    if name not in pipeline.STAGES:
+    if name not in {*pipeline.STAGES, pipeline.RELEASED}:
         near = get_close_matches(name, pipeline.STAGES, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"stages are {', '.join(pipeline.STAGES)}"
         raise UsageError(f"{option}: no stage is called {name!r}", hint)
@@ -80,6 +80,11 @@ class NothingNew:
         """Refuse: the engine had no reply to this request."""
         del weights
         raise NotRecorded(request, f"{request.model}: no reply to this request is recorded")
+
+    async def bring(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Refuse."""
+        del job, on_progress
+        raise NotRehearsed
 
     async def export_base(self, job: Mapping[str, Any], on_progress: Progress) -> dict[str, Any]:
         """Refuse."""

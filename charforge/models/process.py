@@ -41,7 +41,7 @@ _SOURCE = str(Path(charforge.__file__).resolve().parents[1])
 # -- the parent's end
 
 
-async def start_child(module: str) -> asyncio.subprocess.Process:
+async def start_child(module: str, *, offline: bool = False) -> asyncio.subprocess.Process:
     """Start `python -m module` with pipes on all three streams.
 
     The working folder is kept off the child's import path (-P): a workspace is a stranger's, and a file called torch.py
@@ -61,6 +61,8 @@ async def start_child(module: str) -> asyncio.subprocess.Process:
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
         }
+        # Read when huggingface_hub is imported: what is in the local cache does, and the network is left alone.
+        | ({"HF_HUB_OFFLINE": "1"} if offline else {})
     )
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -118,10 +120,12 @@ async def run_job(
 ) -> dict[str, Any]:
     """Run `module` as a child with `job` on its stdin and return its result; its progress goes to `on_progress`.
 
+    With a true `offline` in the job it fetches nothing from a hub.
+
     Raises CharForgeError with the job's own error, or with the end of its stderr where it crashed. The child is killed
     when the caller is cancelled.
     """
-    process = await start_child(module)
+    process = await start_child(module, offline=bool(job.get("offline")))
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -70,6 +70,16 @@ class ScriptedWorkshop:
         _write_weights(Path(job["out"]), canonical(job["base"]))
         return {}
 
+    async def bring(
+        self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]
+    ) -> dict[str, Any]:
+        """Write one released sample, or a general one, that is named after the file asked for."""
+        del on_progress
+        self.jobs.append("released")
+        text = f"A question about {job['file']}?"
+        Path(job["out"]).write_bytes(jsonl([{"prompt": text, "output": f"Ada (speaking): {text}<|eot|>\n"}]))
+        return {"revision": "0" * 40}
+
     async def train(
         self, job: Mapping[str, Any], on_progress: Callable[[int, int, str], None]
     ) -> dict[str, Any]:
