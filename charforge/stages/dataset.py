@@ -9,12 +9,20 @@ reason. Tokens are unknown here; the limit is in words, and the trainer counts t
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charforge import checks
-from charforge.dialogue import ACTIONS, EOT, Turn, one_line, render_output, render_prompt, valid_role
+from charforge.dialogue import (
+    ACTIONS,
+    EOT,
+    Turn,
+    one_line,
+    render_output,
+    render_prompt,
+    turn_spans,
+    valid_role,
+)
 from charforge.stages import released
 
 if TYPE_CHECKING:
@@ -23,8 +31,6 @@ if TYPE_CHECKING:
 VERSION = 3
 
 KINDS = ("dialogue", "protective")
-
-_HEAD = re.compile(r"[^\n():]{1,60} \([^()\n]{1,60}\):")
 
 
 Made = tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]
@@ -121,14 +127,16 @@ class _Made:
         """Take samples as they are, and count those in which the character has no turn."""
         self.note(unusable)
         self.samples += samples
-        speaks = re.compile(rf"(?:^|{re.escape(EOT)})\s*{re.escape(self.short_name)} \(")
-        self.without = sum(speaks.search(sample["output"]) is None for sample in samples)
+        self.without = 0
         for sample in samples:
-            contents = [_HEAD.sub("", turn.strip()) for turn in sample["output"].split(EOT) if turn.strip()]
+            turns = turn_spans(sample["output"])
+            self.without += not any(turn.role == self.short_name for turn in turns)
+            said = sum(
+                len(sample["output"][turn.said : turn.end].removesuffix(EOT).split()) for turn in turns
+            )
             for name in (sample["kind"], "all"):
-                words = sum(len(content.split()) for content in contents)
                 self.figures[name].count(
-                    sample["source"]["origin"], turns=len(contents), words=words, parts=1, samples=1
+                    sample["source"]["origin"], turns=len(turns), words=said, parts=1, samples=1
                 )
 
     def split_up(self, meta: str, max_words: int, near_duplicate: float) -> None:
