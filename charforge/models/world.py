@@ -35,6 +35,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from charforge.errors import CharForgeError
 from charforge.models.passes import causal
 from charforge.models.process import available_cpus, claim_stdout, die_with_parent
+from charforge.models.rows import Row
 
 _SILENCE = timedelta(minutes=30)
 """How long a process waits for the others: the first one reads the base weights and all samples meanwhile."""
@@ -43,9 +44,12 @@ _HELD = 0.4
 exchange of gradients. Where they would take more they are exchanged after each row and only parts are kept."""
 
 
+_NOTHING = Row((0, 0), (2,), (1,), ())
+
+
 class Sized(Protocol):
     @property
-    def ids(self) -> Sequence[int]: ...
+    def ids(self) -> tuple[int, ...]: ...
 
 
 S = TypeVar("S", bound=Sized)
@@ -166,13 +170,30 @@ class World:
             chosen[rank].append(i)
         return [[samples[i] for i in sorted(places)] for places in chosen]
 
+    def rows(self, samples: Sequence[S], pack: Callable[[Sequence[S]], list[Row]]) -> tuple[list[Row], int]:
+        """Return this process's rows of the samples, and how many of them count.
+
+        Every process gets as many, because each takes part in putting every parameter together; short ones that count for nothing
+        stand at the end where others have more.
+        """
+        packed = [pack(share) for share in self.shares(samples)]
+        mine = packed[self.rank]
+        return mine + [_NOTHING] * (max(map(len, packed)) - len(mine)), len(mine)
+
+    def other_checkpoints(self, kept: Path) -> bool:
+        """Say whether another number of processes has left checkpoints: parts of another size, which nothing here can use."""
+        if self.size == 1:
+            return any(kept.glob("*-of-*"))
+        return any(each.name != kept.name for each in kept.parent.glob(f"{self.rank}-of-*")) or any(
+            kept.parent.glob("step-*")
+        )
+
     # -- one model in parts
 
     def shard(self, model: Any, dtype: torch.dtype) -> Any:
         """Return the model in parts, on this world's device; `model` itself where nobody shares it.
 
-        `model` holds its weights in the first process; elsewhere it has the same shape and its parameters may be on the meta
-        device. Trained parameters become float32, and are what the optimiser steps on; layers are multiplied in `dtype`.
+        `model` holds its weights in the first process; elsewhere it has the same shape and may be a `skeleton`. Trained parameters become float32, and are what the optimiser steps on; layers are multiplied in `dtype`.
         """
         if self.size == 1:
             return model
