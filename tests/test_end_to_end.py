@@ -70,6 +70,24 @@ def test_training_lowered_the_held_out_loss_of_the_characters_turns(built):
 
 
 @pytest.mark.slow
+def test_the_tokens_under_the_loss_are_the_characters_own(built):
+    shown = charforge(built[0], "show", "beethoven", "dataset", "--mask", "--preset", "smoke")
+    assert shown.returncode == 0, shown.stderr
+    head, figures, text = shown.stdout.split("\n", 2)
+    assert head.startswith("── ")
+    assert "(train.loss: character)" in figures
+    turns = [line for line in text.splitlines() if line.endswith(("<|eot|>", "<|eot|>⟧"))]
+    assert turns
+    for line in turns:
+        name, _, rest = line.partition(" (")
+        assert rest.startswith("⟦") == rest.endswith("⟧") == (name == "Beethoven")
+        assert rest.count("⟦") <= 1
+    asked = charforge(built[0], "show", "beethoven", "scenes", "--mask", "--preset", "smoke")
+    assert asked.returncode == 2
+    assert "--mask is for samples" in asked.stderr
+
+
+@pytest.mark.slow
 def test_every_artifact_is_there_and_every_answer_too(built):
     view = built[0] / "build/beethoven"
     answers = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from charforge.commands.loading import known_stage, load_for
@@ -41,6 +42,8 @@ def run_show(args: argparse.Namespace) -> int:
             f"show: {stage} makes weights, and nothing to read", f"charforge show {args.specs[0]} model"
         )
     target = targets(args.specs)[0]
+    if args.mask:
+        return _show_mask(args, target, stage)
     with Store(target.workspace / ".charforge") as store:
         outputs = _outputs(store, target, stage, args, failed=args.rejected)
         names = ("rejected.jsonl",) if args.rejected else _RECORDS[stage]
@@ -67,6 +70,49 @@ def run_show(args: argparse.Namespace) -> int:
     if not records and not args.json:
         print(f"{target.id}: {stage} {'rejected nothing' if args.rejected else 'has no records'}")
     return 0
+
+
+def _show_mask(args: argparse.Namespace, target: Target, stage: str) -> int:
+    """Print a sample as the trainer reads it, token by token, with those marked that loss falls on."""
+    import asyncio
+
+    from charforge.models.process import run_job
+
+    if stage != "dataset" or args.rejected:
+        raise UsageError("show: --mask is for samples", f"charforge show {args.specs[0]} dataset --mask")
+    loaded, _ = load_for(args, [target], LocalWorkshop())
+    spec = loaded[0].character.spec
+    with Store(target.workspace / ".charforge") as store:
+        samples = _outputs(store, target, "dataset", args)["sft.jsonl"]
+        base = _outputs(store, target, "base", args)["weights/"]
+        with store.scratch() as scratch:
+            sft = scratch / "sft.jsonl"
+            sft.write_bytes(store.read(samples))
+            job = {
+                "base": str(store.checkout(base)),
+                "sft": str(sft),
+                "character": spec.short_name,
+                "loss": spec.train.loss,
+                "context_length": spec.train.context_length,
+                "sample": args.record,
+            }
+            found = asyncio.run(run_job("charforge.models.mask", job, lambda _progress: None))
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False, sort_keys=True))
+        return 0
+    tokens = found["tokens"]
+    trained = sum(token["trained"] for token in tokens)
+    print(clean(f"── {_id(found['sample'])} ──"))
+    print(f"{len(tokens)} tokens; loss falls on the {trained} in ⟦⟧ (train.loss: {spec.train.loss})\n")
+    print("\n".join(clean(line) for line in _marked(tokens).split("\n")))
+    return 0
+
+
+def _marked(tokens: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tokens' text with every run of trained ones in ⟦⟧."""
+    runs = itertools.groupby(tokens, key=lambda token: bool(token["trained"]))
+    texts = ((trained, "".join(token["text"] for token in run)) for trained, run in runs)
+    return "".join(f"⟦{text}⟧" if trained else text for trained, text in texts)
 
 
 def run_stats(args: argparse.Namespace) -> int:
