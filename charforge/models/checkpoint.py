@@ -40,7 +40,8 @@ class Checkpoint:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the tensors, in main memory."""
-        return load_file(self.folder / STATE)
+        tensors: dict[str, torch.Tensor] = load_file(self.folder / STATE)
+        return tensors
 
     @property
     def best(self) -> Path | None:
@@ -113,8 +114,7 @@ def latest(
             if manifest["job"] != job:
                 continue
             for name, known in manifest["files"].items():
-                if (path / name).stat().st_size != known["size"] or _digest(path / name) != known["sha256"]:
-                    raise ValueError(f"{name} is not what was written")
+                _compare(path / name, known)
             facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
             return Checkpoint(path, manifest["step"], facts)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -162,6 +162,11 @@ def _all(folder: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(path: Path, known: dict[str, Any]) -> None:
+    if path.stat().st_size != known["size"] or _digest(path) != known["sha256"]:
+        raise ValueError(f"{path.name} is not what was written")
 
 
 def _sync(path: Path) -> None:

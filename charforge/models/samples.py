@@ -111,7 +111,8 @@ def _split(tokenizer: Any, prompt: str, output: str, limit: int) -> tuple[list[s
             parts.append([])
             continue
         if tokens([*parts[-1], turn]) > limit:
-            before, moved = parts[-1], []
+            before = parts[-1]
+            moved: list[tuple[str, bool]] = []
             while len(before) > 1 and before[-1][1]:
                 moved.insert(0, before.pop())
             if tokens([*moved, turn]) > limit:

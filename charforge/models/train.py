@@ -1,18 +1,16 @@
-"""`python -m charforge.models.train`: full fine-tuning of a causal language model on a character's dialogues.
+"""`python -m charforge.models.train`: fine-tuning of a causal language model on a character's dialogues.
 
 Reads in the order it runs. The job:
 
-    {"base": folder, "sft": JSONL path, "out": folder, "character": short name, "train": {epochs, learning_rate, batch_size,
-     gradient_accumulation, schedule, warmup_ratio, weight_decay, max_grad_norm, context_length, loss, held_out, keep, seed}}
+    {"base": folder, "base_name": what the spec calls it, "sft": JSONL path, "out": folder, "kept": folder for checkpoints or absent,
+     "keep_checkpoints": how many, "character": short name, "train": the spec's section, "world": processes, see launch.py, or null}
 
-`out` gets the model (loads with AutoModelForCausalLM.from_pretrained); beside that folder stand `train_log.jsonl` and
-`train_summary.json`. Nothing in them tells the time, so the same machine and inputs give the same bytes; speed and memory are
-in the job's result.
+`out` gets the model (loads with AutoModelForCausalLM.from_pretrained) or the adapter; beside that folder stand `train_log.jsonl` and
+`train_summary.json`. Nothing in them tells the time, a path or how many processes there were, so the same machine and inputs give the
+same bytes, also where the run was killed and went on from a checkpoint; speed and memory are in the job's result.
 
-How it is made fast on a processor: one sample a forward pass, so no padding; logits at trained positions only, a few hundred
-at a time; weights and activations in bfloat16 where the processor multiplies it (`compute_dtype`). AdamW steps on a float32
-master copy: a bfloat16 weight of 1.0 would not notice an update below 0.004. Memory is 16 bytes a parameter (2 weight, 2 gradient,
-4 master, 8 AdamW) and what backward needs of one sample: 0.75 MB a token at 135M parameters, see `_WHOLE`.
+Where the work is done: samples.py (tokens and the loss mask), rows.py (packing), passes.py (forward and backward of a row),
+optimise.py (AdamW on float32 masters), checkpoint.py, fit.py (the plan), adapter.py (LoRA), world.py (several processes).
 """
 
 from __future__ import annotations
@@ -20,351 +18,499 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 -- everybody's name for it
 
-from charforge.dialogue import EOT, trained_spans
 from charforge.errors import CharForgeError
+from charforge.models import checkpoint, fit, optimise, passes
+from charforge.models.checkpoint import UNWRITTEN
 from charforge.models.export import save_folder
 from charforge.models.load import compute_dtype, load_folder
 from charforge.models.process import available_cpus, serve_job
+from charforge.models.rows import Row, pack
+from charforge.models.samples import (
+    GENERAL,
+    Sample,
+    Samples,
+    check_mask,
+    held_out_sources,
+    read,
+    shuffled,
+    some,
+)
 from charforge.models.vocabulary import add_end_of_turn
+from charforge.models.world import World, serve_member
 
 Progress = Callable[[dict[str, Any]], None]
 
-_LOGITS = 128
-"""Trained positions whose logits exist at once: 49,152 numbers a position would otherwise be most of the memory."""
-_LENGTHS = 32
-"""Lengths are filled up to multiples of this, so that few shapes occur: memory was seen to grow by some 10 MB with each new length."""
-_NO_LABEL = -100
-_WHOLE = 512
-"""Samples with more tokens keep the layers' inputs only and compute the rest again in backward: 27% slower, and the
-peak is 0.7 GB lower at 900 tokens (1.46 GB against 2.15 GB for weights, gradients and one sample)."""
+
+def train(job: dict[str, Any], progress: Progress, world: World | None = None) -> dict[str, Any]:
+    """Do the job of the module's docstring; one CharForgeError for everything that a user can mend."""
+    try:
+        return _train(job, progress, world or World.alone())
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and "allocate" not in text
+        ):
+            raise
+        settings = job["train"]
+        raise CharForgeError(
+            "training ran out of memory" + (f": {text.splitlines()[0][:200]}" if text else ""),
+            fit.what_to_change(
+                method=settings["method"], recompute=settings["gradient_checkpointing"] is True
+            ),
+        ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """`ids` of prompt and output; `targets` are the places in `ids` that loss falls on, in order."""
-
-    source: str
-    part: int
-    ids: tuple[int, ...]
-    targets: tuple[int, ...]
-
-
-def train(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Do the job of the module's docstring. CharForgeError where a sample does not fit or the loss leaves the numbers."""
+def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, Any]:
     began = time.perf_counter()
     settings, out = job["train"], Path(job["out"])
     seed, epochs = settings["seed"], settings["epochs"]
-    torch.set_num_threads(available_cpus())
-    torch.manual_seed(seed)
+
+    def tell(line: str) -> None:
+        progress({"told": line})
+
+    # 1. The same numbers each time.
+    torch.set_num_threads(available_cpus() // world.local_size or 1)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
+    torch.manual_seed(seed)
 
-    # 1. The model, with the end of turn in its vocabulary.
+    # 2. The model, with the end of turn in its vocabulary.
     progress({"phase": "loading"})
-    model, tokenizer = load_folder(Path(job["base"]), compute_dtype())
-    add_end_of_turn(model, tokenizer)
+    dtype = _dtype(settings["precision"], world.device)
+    model, tokenizer = _load(job, dtype)
 
-    # 2. The samples, and which of their tokens are learned.
+    # 3. The samples, which of their tokens are learned, and which samples are only measured on.
+    limit = _context(model, settings["context_length"])
     lines = Path(job["sft"]).read_text(encoding="utf-8").splitlines()
     records = some([json.loads(line) for line in lines if line], settings["max_samples"], seed)
-    limit = min(settings["context_length"], model.config.get_text_config().max_position_embeddings)
-    samples = [encode(tokenizer, record, job["character"], settings["loss"], limit) for record in records]
-    held_out_ids = held_out_sources([sample.source for sample in samples], settings["held_out"], seed)
-    held_out = [sample for sample in samples if sample.source in held_out_ids and sample.targets]
-    training = [sample for sample in samples if sample.source not in held_out_ids and sample.targets]
-    if not training:
+    data = read(tokenizer, records, job["character"], settings["loss"], limit)
+    held_out_ids = held_out_sources(
+        [sample.source for sample in data.samples if sample.kind != GENERAL], settings["held_out"], seed
+    )
+    held_out = [sample for sample in data.samples if sample.source in held_out_ids and sample.targets]
+    training = [sample for sample in data.samples if sample.source not in held_out_ids and sample.targets]
+    if all(sample.kind == GENERAL for sample in training):
         raise CharForgeError(f"no sample has a turn of {job['character']!r} to train on", "look at sft.jsonl")
 
-    # 3. Master weights, each with an optimiser of its own: so only one parameter's gradient is float32 at a time.
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    masters = [parameter.detach().to(torch.float32, copy=True) for parameter in parameters]
-    optimizers = [
-        torch.optim.AdamW(
-            [master],
-            betas=(0.9, 0.95),
-            # Norms and biases are not decayed.
-            weight_decay=settings["weight_decay"] if master.ndim >= 2 else 0.0,
-            fused=True,
-        )
-        for master in masters
-    ]
-    size = settings["batch_size"] * settings["gradient_accumulation"]
-    steps = math.ceil(len(training) / size) * epochs
+    # 4. The mask is a contract: nobody else's words, and every turn ends. Of all samples, not of some.
+    mask = check_mask(tokenizer, data.samples, job["character"], settings["loss"])
 
-    # 4. Train, measure after each epoch, keep the best.
-    summary: dict[str, Any] = {
-        "base_loss": measure(model, held_out),
-        "epochs": [],
-        "chosen_epoch": None,
-        "samples": len(samples),
-        "training_samples": len(training),
-        "samples_without_loss": sum(not sample.targets for sample in samples),
-        "held_out": sorted(held_out_ids),
-        "tokens": sum(len(sample.ids) for sample in training),
-        "trained_tokens": sum(len(sample.targets) for sample in training),
-        "longest": max(len(sample.ids) for sample in samples),
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "steps": steps,
-    }
-    check_head(model, training[0])
-    progress({"step": 0, "steps": steps, "epoch": 0, "held_out_loss": summary["base_loss"]})
-    log: list[dict[str, Any]] = []
-    best = math.inf
-    trained = 0
-    training_seconds = 0.0
-    for epoch in range(1, epochs + 1):
-        total, count = 0.0, 0
-        order = shuffled(training, seed + epoch)
-        model.train()
-        for start in range(0, len(order), size):
-            tick = time.perf_counter()
-            batch = order[start : start + size]
-            targets = sum(len(sample.targets) for sample in batch)
-            loss = sum(backward(model, sample, targets) for sample in batch)
-            step = len(log) + 1
-            norm = gradient_norm(parameters)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise CharForgeError(
-                    f"training left the numbers at step {step} of {steps}: loss {loss}, gradient norm {norm}",
-                    "lower train.learning_rate",
-                )
-            scale = min(1.0, settings["max_grad_norm"] / (norm + 1e-6))
-            rate = learning_rate(step, steps, settings)
-            with torch.no_grad():
-                for parameter, master, optimizer in zip(parameters, masters, optimizers, strict=True):
-                    master.grad = parameter.grad.float() * scale
-                    parameter.grad = None
-                    optimizer.param_groups[0]["lr"] = rate
-                    optimizer.step()
-                    master.grad = None
-                    parameter.copy_(master)
-            tokens = sum(len(sample.ids) for sample in batch)
-            trained += tokens
-            training_seconds += time.perf_counter() - tick
-            total, count = total + loss * targets, count + targets
-            log.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate, "tokens": tokens})
-            progress(
-                {
-                    "step": step,
-                    "steps": steps,
-                    "epoch": epoch,
-                    "loss": loss,
-                    "tokens_per_second": trained / training_seconds,
-                    "held_out_loss": None,
-                }
+    # 5. What will happen, and whether it can.
+    size = settings["batch_size"] * settings["gradient_accumulation"]
+    per_epoch = math.ceil(len(training) / size)
+    steps = per_epoch * epochs
+    summary = _summary(data, training, held_out_ids, model, settings) | {"mask": mask, "steps": steps}
+
+    def rows_of(samples: Sequence[Sample]) -> list[Row]:
+        return pack(samples, limit, packing=settings["packing"])
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> list[Sample]:
+        return shuffled(training, seed + epoch)
+
+    def batch_of(step: int) -> list[Sample]:
+        """The samples of a step depend on the spec and its seed alone."""
+        epoch, at = divmod(step - 1, per_epoch)
+        return order(epoch + 1)[at * size : (at + 1) * size]
+
+    first_epoch = [rows_of(batch_of(step)) for step in range(1, per_epoch + 1)]
+    summary["rows"] = sum(len(rows) for rows in first_epoch)
+    longest = max(len(row.ids) for rows in [*first_epoch, rows_of(held_out)] for row in rows)
+    free = fit.free_memory(world.device, world.local_size)
+    plan = fit.memory(model, longest, settings["gradient_checkpointing"], free=free, processes=world.size)
+    tell(_told(summary, plan, settings["method"]))
+    where = (
+        f"the memory of {torch.cuda.get_device_name(world.device)}"
+        if world.device.type == "cuda"
+        else "main memory"
+    )
+    fit.check(plan, where, method=settings["method"])
+
+    # 6. The model where it is trained, and the optimiser's float32 masters.
+    model = model.to(world.device) if world.size == 1 else world.shard(model, dtype)
+    passes.prepare(model)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimiser = optimise.Optimiser(
+        parameters.values(),
+        betas=tuple(settings["betas"]),
+        weight_decay=settings["weight_decay"],
+        max_grad_norm=settings["max_grad_norm"],
+    )
+
+    def measured(samples: Sequence[Sample]) -> float | None:
+        """The mean loss in nats over the samples' targets; None without samples."""
+        if not samples:
+            return None
+        model.eval()
+        sums = passes.measure(model, rows_of(world.shares(samples)[world.rank]))
+        total = world.sum(torch.tensor(math.fsum(sums), dtype=torch.float64))
+        return float(total) / sum(len(sample.targets) for sample in samples)
+
+    # 7. Where a run that was killed had come to, else the beginning.
+    kept = Path(job["kept"]) if job.get("kept") else None
+    identity = _identity(job, dtype, world) if kept else ""
+    facts: dict[str, Any] = {"log": [], "epochs": [], "lowest": None, "chosen_epoch": None}
+    best: Path | dict[str, torch.Tensor] | None = None
+    resumed = 0
+    if kept and (found := _agreed(kept, identity, tell, world)):
+        optimiser.load(found.state())
+        facts, best, resumed = found.facts, found.best, found.step
+        tell(f"going on from the checkpoint of step {resumed} of {steps}")
+    else:
+        passes.check_head(model, first_epoch[0][0])
+        facts["base_loss"] = measured(held_out)
+    summary["base_loss"] = facts["base_loss"]
+    progress(
+        {"step": resumed, "steps": steps, "epoch": resumed // per_epoch, "held_out_loss": facts["base_loss"]}
+    )
+
+    def save(step: int) -> None:
+        """A checkpoint, where one is wanted; where it cannot be written, training goes on from what is in memory."""
+        nonlocal best
+        if kept is None:
+            return
+        tick = time.perf_counter()
+        try:
+            made = checkpoint.save(
+                kept, identity, step, optimiser.state(), facts, best=best, keep=job.get("keep_checkpoints", 2)
             )
-        measured = measure(model.eval(), held_out)
-        summary["epochs"].append({"epoch": epoch, "train_loss": total / count, "held_out_loss": measured})
+            best = made.best
+        except UNWRITTEN as error:
+            tell(
+                f"the checkpoint of step {step} could not be written ({error}): training goes on, the one before stays"
+            )
+        timer.saved(time.perf_counter() - tick)
+
+    # 8. Train. A step's numbers are read when the next one has been handed to the device, which so never waits for us.
+    timer = checkpoint.Timer(job.get("checkpoint_every_steps"))
+    pending: list[tuple[int, float, torch.Tensor, torch.Tensor]] = []
+    trained, seconds, tick = 0, 0.0, time.perf_counter()
+
+    def settle() -> None:
+        step, rate, loss_tensor, norm_tensor = pending.pop(0)
+        nonlocal trained, seconds, tick
+        loss, norm = float(world.sum(loss_tensor)), float(norm_tensor)
+        batch = batch_of(step)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise CharForgeError(
+                f"training left the numbers at step {step} of {steps}: loss {loss}, gradient norm {norm}; "
+                f"the step's samples: {_names(batch)}",
+                "lower train.learning_rate, or look at these samples; checkpoints from before are kept",
+            )
+        tokens = sum(len(sample.ids) for sample in batch)
+        trained, now = trained + tokens, time.perf_counter()
+        seconds, tick = seconds + now - tick, now
+        epoch = (step - 1) // per_epoch + 1
+        facts["log"].append(
+            {"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate, "tokens": tokens}
+        )
         progress(
             {
-                "step": len(log),
+                "step": step,
                 "steps": steps,
                 "epoch": epoch,
-                "loss": total / count,
-                "held_out_loss": measured,
+                "loss": loss,
+                "held_out_loss": None,
+                "tokens_per_second": trained / seconds,
+                "seconds_left": seconds / (step - resumed) * (steps - step),
+                "memory_bytes": _memory(world.device, peak=False),
             }
         )
-        better = measured is None or settings["keep"] == "last" or measured < best
-        if better:
-            best = math.inf if measured is None else measured
-            summary["chosen_epoch"] = epoch
-            save_folder(model, tokenizer, out)
 
-    # 5. What happened, without the time.
-    _write(out.parent / "train_log.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
-    _write(out.parent / "train_summary.json", json.dumps(summary, sort_keys=True, indent=2) + "\n")
+    for step in range(resumed + 1, steps + 1):
+        # Dropout depends on the step, and not on what was drawn before it: a run that goes on draws the same.
+        torch.manual_seed((seed * 1_000_003 + step) * world.size + world.rank)
+        model.train()
+        batch = batch_of(step)
+        targets = sum(len(sample.targets) for sample in batch)
+        loss = torch.zeros((), device=world.device)
+        rows = rows_of(world.shares(batch)[world.rank])
+        for row in rows:
+            loss += passes.backward(model, row, targets, recompute=plan.recompute)
+        rate = optimise.rate(step, steps, settings)
+        pending.append((step, rate, loss, optimiser.step(rate)))
+        end_of_epoch = step % per_epoch == 0
+        due = world.agree(timer.due(step))
+        while len(pending) > (0 if end_of_epoch or due or world.device.type == "cpu" else 1):
+            settle()
+        if not end_of_epoch:
+            if due:
+                save(step)
+                tick = time.perf_counter()
+            continue
+
+        # 9. Measure after each epoch, and remember the best weights.
+        epoch = step // per_epoch
+        loss_now = measured(held_out)
+        lowest = facts["lowest"]
+        better = loss_now is None or settings["keep"] == "last" or lowest is None or loss_now < lowest
+        train_loss = _mean_loss(facts["log"][-per_epoch:], batch_of)
+        facts["epochs"].append(
+            {"epoch": epoch, "step": step, "train_loss": train_loss, "held_out_loss": loss_now}
+        )
+        if better:
+            facts["lowest"], facts["chosen_epoch"] = loss_now, epoch
+            best = None
+            if settings["keep"] == "best" and loss_now is not None and epoch < epochs:
+                best = {
+                    name: _local(parameter).detach().cpu().clone() for name, parameter in parameters.items()
+                }
+        progress(
+            {"step": step, "steps": steps, "epoch": epoch, "loss": train_loss, "held_out_loss": loss_now}
+        )
+        save(step)
+        tick = time.perf_counter()
+
+    # 10. The chosen epoch's weights, and what happened, without the time.
+    if facts["chosen_epoch"] != epochs:
+        assert best is not None
+        _put_back(parameters, best)
+    peak = _memory(world.device, peak=True)
+    progress({"phase": "saving"})
+    try:
+        _save(model, tokenizer, job, dtype, world)
+        summary |= {"epochs": facts["epochs"], "chosen_epoch": facts["chosen_epoch"]}
+        if world.main:
+            log = "".join(json.dumps(line, sort_keys=True) + "\n" for line in facts["log"])
+            (out.parent / "train_log.jsonl").write_text(log, encoding="utf-8")
+            text = json.dumps(summary, sort_keys=True, indent=2) + "\n"
+            (out.parent / "train_summary.json").write_text(text, encoding="utf-8")
+    except UNWRITTEN as error:
+        raise CharForgeError(
+            f"the trained model could not be written: {error}",
+            "make room and build again"
+            + (f": training goes on from its last checkpoint, up to step {steps}" if kept else ""),
+        ) from error
     return {
         "seconds": time.perf_counter() - began,
-        "tokens_per_second": trained / training_seconds,
-        "peak_memory_bytes": _peak_memory(),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "tokens_per_second": trained / seconds if seconds else None,
+        "peak_memory_bytes": peak,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "resumed_at_step": resumed,
+        "plan": {
+            "memory_bytes": plan.total,
+            "free_bytes": plan.free,
+            "recompute": plan.recompute,
+            "longest_row": longest,
+        },
     }
 
 
-def encode(tokenizer: Any, record: dict[str, Any], character: str, loss: str, limit: int) -> Sample:
-    """Return the sample of an SFT record; checks that exactly the trained characters are trained tokens.
+# -- before
 
-    Raises CharForgeError naming the sample where it is longer than `limit` tokens or the mask is not exact.
-    """
-    source, part = record["source"]["id"], record["source"].get("part", 1)
-    name = f"{source} part {part}"
-    prompt, output = record["prompt"], record["output"]
-    encoding = tokenizer(prompt + output, return_offsets_mapping=True)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    if len(ids) > limit:
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return compute_dtype()
+
+
+def _load(job: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return model and tokenizer with the end of turn, and with an adapter where the method says so."""
+    settings, base = job["train"], Path(job["base"])
+    if settings["method"] == "full":
+        model, tokenizer = load_folder(base, dtype)
+        add_end_of_turn(model, tokenizer)
+        return model, tokenizer
+    from charforge.models import adapter
+
+    quantised = settings["method"] == "qlora"
+    model, tokenizer = adapter.load_in_four_bits(base) if quantised else load_folder(base, dtype)
+    add_end_of_turn(model, tokenizer)
+    torch.manual_seed(settings["seed"])
+    return adapter.wrap(model, tokenizer, settings["lora"], quantised=quantised), tokenizer
+
+
+def _context(model: Any, wanted: int) -> int:
+    own = getattr(passes.causal(model).config.get_text_config(), "max_position_embeddings", None)
+    if own is not None and wanted > own:
         raise CharForgeError(
-            f"the sample {name} has {len(ids)} tokens, more than the context of {limit}",
-            "lower dataset.max_words, or raise train.context_length",
+            f"train.context_length is {wanted}, and the base model's own context is {own} tokens",
+            f"set train.context_length: {own}, or choose another base model; longer dialogues are split between turns",
         )
-    targets: list[int] = []
-    at = 0
-    for start, end in trained_spans(output, character, loss):
-        first, last = start + len(prompt), end + len(prompt)
-        while at < len(ids) and offsets[at][0] < first:
-            at += 1
-        begin = at
-        while at < len(ids) and offsets[at][1] <= last and offsets[at][0] < offsets[at][1]:
-            at += 1
-        # The mask is the contract, so it is checked for every turn and not believed: the words, all of them, and no other's.
-        decoded = tokenizer.decode(
-            ids[begin:at], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        expected = output[start:end]
-        if decoded.strip() != expected.strip():
-            raise CharForgeError(
-                f"the sample {name}: the loss mask covers {decoded!r}, expected {expected!r}",
-                "the base model's tokenizer has tokens that cross the turn's borders: choose another base model",
-            )
-        if loss != "completion" and not decoded.endswith(EOT):
-            raise CharForgeError(f"the sample {name}: a trained turn does not end in {EOT}: {decoded!r}")
-        targets += range(begin, at)
-    # A first token has nothing before it to be predicted from.
-    return Sample(source, part, tuple(ids), tuple(target for target in targets if target > 0))
+    return wanted
 
 
-def some(records: list[dict[str, Any]], limit: int | None, seed: int) -> list[dict[str, Any]]:
-    """Return `limit` of the records, chosen by digest so that they spread over all of them; all where it is None."""
-    if limit is None:
-        return records
-    names = [f"{seed}:{record['source']['id']}:{record['source']['part']}" for record in records]
-    ranked = sorted(range(len(records)), key=lambda i: hashlib.sha256(names[i].encode()).hexdigest())
-    return [records[i] for i in sorted(ranked[:limit])]
+def _summary(
+    data: Samples, training: Sequence[Sample], held_out: set[str], model: Any, settings: dict[str, Any]
+) -> dict[str, Any]:
+    seen = {id(parameter): parameter for parameter in model.parameters()}.values()
+    everything = sum(parameter.numel() for parameter in seen)
+    return {
+        "method": settings["method"],
+        "seed": settings["seed"],
+        "keep": settings["keep"],
+        "samples": len(data.samples),
+        "training_samples": len(training),
+        "general_samples": sum(sample.kind == GENERAL for sample in training),
+        "samples_without_loss": sum(not sample.targets for sample in data.samples),
+        "split": data.split,
+        "left_out": data.left_out,
+        "held_out": sorted(held_out),
+        "tokens": sum(len(sample.ids) for sample in training),
+        "trained_tokens": sum(len(sample.targets) for sample in training),
+        "longest": max(len(sample.ids) for sample in data.samples),
+        "parameters": everything,
+        "all_parameters": everything,
+        "trained_parameters": sum(parameter.numel() for parameter in seen if parameter.requires_grad),
+    }
 
 
-def held_out_sources(sources: Sequence[str], share: float, seed: int) -> set[str]:
-    """Return the sources that are measured on and not trained on: the lowest share by SHA-256 of `seed:id`.
-
-    At least one where share > 0 and there are five sources; none where there are fewer. Adding a source moves few others.
-    """
-    distinct = sorted(set(sources))
-    if share <= 0 or len(distinct) < 5:
-        return set()
-    ranked = sorted(distinct, key=lambda source: hashlib.sha256(f"{seed}:{source}".encode()).digest())
-    return set(ranked[: max(1, min(round(share * len(ranked)), len(ranked) - 1))])
-
-
-def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Return the samples in an order that depends on the seed only."""
-    order = list(samples)
-    random.Random(seed).shuffle(order)  # noqa: S311
-    return order
+def _told(summary: dict[str, Any], plan: fit.Memory, method: str) -> str:
+    more = f"; {summary['split']} dialogues split between turns" if summary["split"] else ""
+    if summary["left_out"]:
+        more += f"; {len(summary['left_out'])} turns longer than the context left out"
+    free = "" if plan.free is None else f", {fit.size(plan.free)} free"
+    return (
+        f"plan: {method}, {summary['trained_parameters']:,} of {summary['all_parameters']:,} parameters; "
+        f"{summary['training_samples']:,} samples in {summary['rows']:,} rows an epoch, {summary['tokens']:,} tokens, "
+        f"{summary['trained_tokens']:,} trained; {summary['steps']:,} steps; about {fit.size(plan.total)} of memory "
+        f"({fit.size(plan.weights)} weights, {fit.size(plan.gradients)} gradients, {fit.size(plan.optimiser)} optimiser, "
+        f"{fit.size(plan.activations)} activations{' computed again' if plan.recompute else ''}){free}{more}"
+    )
 
 
-def learning_rate(step: int, steps: int, settings: dict[str, Any]) -> float:
-    """Return the rate of step 1 … steps: linear warm-up, then constant, or down to zero along a line or half a cosine."""
-    peak: float = settings["learning_rate"]
-    warmup: int = round(settings["warmup_ratio"] * steps)
-    if step <= warmup:
-        return peak * step / warmup
-    gone = (step - warmup - 1) / max(1, steps - warmup)
-    match settings["schedule"]:
-        case "constant":
-            return peak
-        case "linear":
-            return peak * (1.0 - gone)
-        case "cosine":
-            return peak * 0.5 * (1.0 + math.cos(math.pi * gone))
-    raise ValueError(f"unknown schedule {settings['schedule']!r}")
+# -- going on
 
 
-def hidden_states(model: Any, sample: Sample) -> torch.Tensor:
-    """Return what predicts the targets: [targets, hidden size], each from the place before its target.
-
-    The sample is filled up at its end, which causal attention never looks at, to one of few lengths: see `_LENGTHS`.
-    """
-    ids = [*sample.ids, *[sample.ids[-1]] * (-len(sample.ids) % _LENGTHS)]
-    output = model.base_model(input_ids=torch.tensor([ids]), use_cache=False)
-    states: torch.Tensor = output.last_hidden_state[0, torch.tensor(sample.targets) - 1]
-    return states
-
-
-def check_head(model: Any, sample: Sample) -> None:
-    """Raise CharForgeError where the model does more to its hidden states than its output matrix does (scaling, capping)."""
-    with torch.inference_mode():
-        places = torch.tensor(sample.targets[:8]) - 1
-        whole = model(input_ids=torch.tensor([sample.ids]), use_cache=False, logits_to_keep=places).logits[0]
-        ours = model.get_output_embeddings()(hidden_states(model, sample)[:8])
-    if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
-        raise CharForgeError(
-            f"models of type {model.config.model_type} are not trained here: their logits are altered"
-        )
+def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
+    """Return the digest of all that a checkpoint depends on: what is trained, from what, on which kind of machine."""
+    files = {
+        path.relative_to(job["base"]).as_posix(): _digest(path)
+        for path in sorted(Path(job["base"]).rglob("*"))
+        if path.is_file()
+    }
+    facts = {
+        "train": job["train"],
+        "character": job["character"],
+        "base": files,
+        "sft": _digest(Path(job["sft"])),
+        "dtype": str(dtype),
+        "device": world.device.type,
+        "processes": world.size,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(world.agree(facts), sort_keys=True).encode()).hexdigest()
 
 
-def recompute_layers(model: Any, *, yes: bool) -> None:
-    """Choose whether backward computes each layer again from its input, or forward keeps everything."""
-    # transformers 5 renames these on the way; both names mean the same.
-    new = hasattr(model, "activation_checkpointing_enable")
-    if yes:
-        options = {"use_reentrant": False, "preserve_rng_state": False}
-        (model.activation_checkpointing_enable if new else model.gradient_checkpointing_enable)(options)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _agreed(
+    kept: Path, identity: str, tell: Callable[[str], None], world: World
+) -> checkpoint.Checkpoint | None:
+    """Return the newest checkpoint that every process has a part of, intact."""
+    below: int | None = None
+    while True:
+        mine = checkpoint.latest(kept, identity, tell, below=below)
+        theirs = world.gather(mine.step if mine else 0)
+        if min(theirs) == max(theirs):
+            return mine
+        below = min(theirs)
+
+
+def _put_back(parameters: dict[str, torch.Tensor], best: Path | dict[str, torch.Tensor]) -> None:
+    if isinstance(best, Path):
+        from safetensors.torch import load_file
+
+        tensors = load_file(best)
     else:
-        (model.activation_checkpointing_disable if new else model.gradient_checkpointing_disable)()
+        tensors = best
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            _local(parameter).copy_(tensors[name])
 
 
-def backward(model: Any, sample: Sample, targets: int) -> float:
-    """Add the gradients of the sample's share of the step's mean loss over `targets` tokens; returns that share."""
-    recompute_layers(model, yes=len(sample.ids) > _WHOLE)
-    states = hidden_states(model, sample)
-    more = -len(sample.targets) % _LENGTHS
-    leaf = F.pad(states.detach(), (0, 0, 0, more)).requires_grad_()
-    labels = torch.tensor([sample.ids[target] for target in sample.targets] + [_NO_LABEL] * more)
-    head = model.get_output_embeddings()
-    total = 0.0
-    for start in range(0, len(labels), _LOGITS):
-        logits = head(leaf[start : start + _LOGITS]).float()
-        part = labels[start : start + _LOGITS]
-        loss = F.cross_entropy(logits, part, reduction="sum", ignore_index=_NO_LABEL) / targets
-        loss.backward()
-        total += float(loss.detach())
-    states.backward(leaf.grad[: len(states)])
-    return total
+def _local(tensor: Any) -> Any:
+    """Return this process's part of a tensor that is spread over several."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def gradient_norm(parameters: Sequence[torch.Tensor]) -> float:
-    """Return the length of all gradients as one vector, added up in float32 whatever type they have."""
-    norms = [torch.linalg.vector_norm(parameter.grad, dtype=torch.float32) for parameter in parameters]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+# -- on the way
 
 
-def measure(model: Any, samples: Sequence[Sample]) -> float | None:
-    """Return the mean loss in nats over the samples' targets; None without samples."""
-    if not samples:
-        return None
-    head = model.get_output_embeddings()
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for sample in samples:
-            states = hidden_states(model, sample)
-            labels = torch.tensor([sample.ids[target] for target in sample.targets])
-            for start in range(0, len(labels), _LOGITS):
-                logits = head(states[start : start + _LOGITS]).float()
-                total += float(F.cross_entropy(logits, labels[start : start + _LOGITS], reduction="sum"))
-            count += len(labels)
-    return total / count
+def _mean_loss(log: Sequence[dict[str, Any]], batch_of: Callable[[int], list[Sample]]) -> float:
+    """Return the mean loss over all targets of the log's steps."""
+    counts = [sum(len(sample.targets) for sample in batch_of(line["step"])) for line in log]
+    total: float = sum(line["loss"] * count for line, count in zip(log, counts, strict=True))
+    return total / sum(counts)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+def _names(batch: Sequence[Sample]) -> str:
+    shown = [sample.name for sample in batch[:16]]
+    return ", ".join(shown) + (f" and {len(batch) - 16} more" if len(batch) > 16 else "")
 
 
-def _peak_memory() -> int | None:
+def _memory(device: torch.device, *, peak: bool) -> int | None:
+    """Return the bytes this process takes on its device, now or at the most."""
+    if device.type == "cuda":
+        return int((torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)(device))
     try:
         import resource
-    except ImportError:  # Windows
+
+        if peak:
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (ImportError, OSError):  # Windows; not Linux
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# -- afterwards
+
+
+def _save(model: Any, tokenizer: Any, job: dict[str, Any], dtype: torch.dtype, world: World) -> None:
+    """Write the model, or the adapter, into the job's folder; only the first process writes."""
+    settings, out = job["train"], Path(job["out"])
+    whole = model if world.size == 1 else model.gathered()
+    if not world.main:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if settings["method"] == "full":
+        save_folder(whole, tokenizer, out)
+        return
+    from charforge.models import adapter
+
+    base_name = job.get("base_name") or Path(job["base"]).name
+    if not settings["lora"]["merge"]:
+        adapter.save_adapter(whole, tokenizer, out, base_name)
+        return
+    if settings["method"] == "qlora":
+        # The base in four bits has lost what it was rounded to: the adapter goes into the base as it is.
+        beside = out.parent / f".{out.name}-adapter"
+        adapter.save_adapter(whole, tokenizer, beside, base_name)
+        whole, _ = adapter.load_adapter(Path(job["base"]), beside, dtype)
+        for path in beside.iterdir():
+            path.unlink()
+        beside.rmdir()
+    save_folder(adapter.merge(whole), tokenizer, out)
 
 
 if __name__ == "__main__":
-    serve_job(train)
+    # cuBLAS repeats its results only with a workspace of a fixed size, and reads this once, when it is loaded.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if "--member" in sys.argv:
+        serve_member(train)
+    else:
+        serve_job(train)

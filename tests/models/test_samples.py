@@ -95,8 +95,9 @@ def squeezed(text: str) -> str:
     [
         (
             "character",
-            "thinking): The prince wants a clown.<|eot|>speaking): I do not play for officers. Größe 音楽 🎹!<|eot|>"
-            "speaking): Good.<|eot|>",
+            "thinking): The prince wants a clown.<|eot|>"
+            + "speaking): I do not play for officers. Größe 音楽 🎹!<|eot|>"
+            + "speaking): Good.<|eot|>",
         ),
         ("character_speech", "I do not play for officers. Größe 音楽 🎹!<|eot|>Good.<|eot|>"),
         ("completion", render_output(TURNS)),
@@ -217,7 +218,7 @@ def test_another_speakers_whole_turn_is_found(plain):
 
 def test_a_turn_that_runs_on_into_the_next_is_found(plain):
     def on(sample: Sample) -> list[int]:
-        _, second, third, fourth, _ = ends(plain, sample)
+        _, _, third, fourth, _ = ends(plain, sample)
         return [t for t in sample.targets if t <= third] + list(range(third + 1, fourth + 1))
 
     assert planted(plain, on).startswith("trained tokens go on behind <|eot|>: ")

@@ -1,6 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,27 +21,25 @@ from charforge.dialogue import Turn, render_output, render_prompt
 from charforge.errors import CharForgeError
 from charforge.models import train as module
 from charforge.models.load import load_folder
-from charforge.models.train import (
-    Sample,
-    backward,
-    encode,
-    gradient_norm,
-    held_out_sources,
-    learning_rate,
-    measure,
-    shuffled,
-    train,
-)
+from charforge.models.samples import held_out_sources
+from charforge.models.train import train
 from charforge.models.vocabulary import add_end_of_turn
 
 SETTINGS = {
     "epochs": 2,
+    "method": "full",
+    "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": "all-linear", "merge": False},
     "learning_rate": 1e-2,
     "batch_size": 2,
     "gradient_accumulation": 1,
     "schedule": "cosine",
     "warmup_ratio": 0.1,
     "weight_decay": 0.0,
+    "betas": [0.9, 0.95],
+    "precision": "fp32",
+    "tf32": False,
+    "gradient_checkpointing": "auto",
+    "packing": True,
     "max_grad_norm": 1.0,
     "context_length": 256,
     "loss": "character",
@@ -61,18 +69,28 @@ def record(name: str, *, part: int = 1, answer: str = "I do not play for officer
 def go(tiny, tmp_path, monkeypatch):
     """Train on the tiny model; returns the run's folder, what it returned and the progress it made."""
     monkeypatch.setattr(module, "available_cpus", lambda: 1)
-    monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
     torch.use_deterministic_algorithms(False)
 
-    def run(name: str = "run", records: list[dict] | None = None, **changes):
+    def run(
+        name: str = "run",
+        records: list[dict] | None = None,
+        job: dict | None = None,
+        hear: Callable[[dict], None] = lambda _: None,
+        **changes,
+    ):
         folder = tmp_path / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         sft = folder / "sft.jsonl"
         records = [record(f"d/{n}") for n in range(6)] if records is None else records
         sft.write_text("".join(json.dumps(line) + "\n" for line in records))
-        job = {"base": str(tiny), "sft": str(sft), "out": str(folder / "out"), "character": "Beethoven"}
+        whole = {"base": str(tiny), "sft": str(sft), "out": str(folder / "out"), "character": "Beethoven"}
         heard: list[dict] = []
-        result = train(job | {"train": SETTINGS | changes}, heard.append)
+
+        def listen(message: dict) -> None:
+            heard.append(message)
+            hear(message)
+
+        result = train(whole | {"train": SETTINGS | changes} | (job or {}), listen)
         return folder, result, heard
 
     yield run
@@ -95,61 +113,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def summary_of(folder: Path) -> dict:
     return json.loads((folder / "train_summary.json").read_text())
-
-
-# -- the mask
-
-
-def learned(tokenizer, loss: str) -> list[str]:
-    sample = encode(tokenizer, record("d/1"), "Beethoven", loss, 512)
-    return tokenizer.convert_ids_to_tokens([sample.ids[target] for target in sample.targets])
-
-
-def test_the_characters_turns_are_learned_token_for_token(ready):
-    _, tokenizer = ready
-    turns = [
-        "thinking): The prince wants a clown.<|eot|>",
-        "speaking): I do not play for officers.<|eot|>",
-    ]
-    expected = [token for turn in turns for token in tokenizer.tokenize(turn)]
-    assert learned(tokenizer, "character") == expected
-    assert expected.count("<|eot|>") == 2
-
-
-def test_only_what_is_said_is_learned_where_asked(ready):
-    _, tokenizer = ready
-    assert learned(tokenizer, "character_speech") == tokenizer.tokenize(" I do not play for officers.<|eot|>")
-
-
-def test_the_papers_loss_falls_on_the_whole_output(ready):
-    _, tokenizer = ready
-    assert learned(tokenizer, "completion") == tokenizer.tokenize(record("d/1")["output"])
-
-
-def test_text_of_many_bytes_a_letter_is_learned_whole(ready):
-    _, tokenizer = ready
-    sample = encode(
-        tokenizer, record("d/1", answer="Größe: «ein Ton» – 音楽 🎹!"), "Beethoven", "character_speech", 512
-    )
-    text = tokenizer.decode([sample.ids[target] for target in sample.targets])
-    assert text == " Größe: «ein Ton» – 音楽 🎹!<|eot|>"
-
-
-def test_a_mask_that_is_not_exact_stops_the_training(ready, monkeypatch):
-    _, tokenizer = ready
-    monkeypatch.setattr(module, "trained_spans", lambda *_: [(3, 40)])
-    with pytest.raises(CharForgeError) as caught:
-        encode(tokenizer, record("d/1"), "Beethoven", "character", 512)
-    assert caught.value.message.startswith("the sample d/1 part 1: ")
-
-
-def test_a_sample_longer_than_the_context_is_named(go):
-    records = [record(f"d/{n}") for n in range(5)] + [record("d/long", part=2, answer="play " * 300)]
-    with pytest.raises(CharForgeError) as caught:
-        go(records=records)
-    assert caught.value.message.startswith("the sample d/long part 2 has ")
-    assert caught.value.message.endswith(" tokens, more than the context of 256")
-    assert caught.value.hint == "lower dataset.max_words, or raise train.context_length"
 
 
 # -- the split and the order
@@ -180,58 +143,7 @@ def test_the_split_depends_on_ids_and_seed_only():
     assert len(held_out_sources([*sources, "d/new"], 0.2, 1) & chosen) >= len(chosen) - 1
 
 
-def test_epochs_differ_in_order_and_runs_do_not():
-    samples = [Sample(str(n), 1, (n,), ()) for n in range(20)]
-    assert shuffled(samples, 1) == shuffled(samples, 1)
-    assert shuffled(samples, 1) != shuffled(samples, 2)
-    assert sorted(shuffled(samples, 1), key=lambda s: s.ids) == samples
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5, 1, 1, 1, 1, 1]),
-        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
-        ("cosine", [0.5, 1, 1, 0.853553, 0.5, 0.146447]),
-    ],
-)
-def test_the_learning_rate_warms_up_and_comes_down(schedule, expected):
-    settings = {"learning_rate": 1.0, "warmup_ratio": 0.3, "schedule": schedule}
-    assert [learning_rate(step, 6, settings) for step in range(1, 7)] == pytest.approx(expected, abs=1e-6)
-
-
-# -- the arithmetic
-
-
-@pytest.mark.parametrize("whole", [0, 1000])
-def test_gradients_are_those_of_the_plain_loss(ready, monkeypatch, whole):
-    monkeypatch.setattr(module, "_LOGITS", 7)
-    monkeypatch.setattr(module, "_WHOLE", whole)
-    model, tokenizer = ready
-    model.train()
-    samples = [
-        encode(tokenizer, record(f"d/{n}", answer="play " * n), "Beethoven", "character", 512) for n in (1, 5)
-    ]
-    count = sum(len(sample.targets) for sample in samples)
-    loss = sum(backward(model, sample, count) for sample in samples)
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    total = 0.0
-    for sample in samples:
-        labels = torch.full((len(sample.ids),), -100)
-        labels[list(sample.targets)] = torch.tensor([sample.ids[target] for target in sample.targets])
-        logits = model(input_ids=torch.tensor([sample.ids])).logits[0]
-        total = total + torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum") / count
-    total.backward()
-    assert loss == pytest.approx(total.item())
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    model.zero_grad()
-    for sample in samples:
-        backward(model, sample, count)
-    assert gradient_norm(list(model.parameters())) == pytest.approx(float(norm), rel=1e-4)
-    assert measure(model, samples) == pytest.approx(loss)
+# -- the end of turn
 
 
 def test_the_end_of_turn_begins_as_the_end_of_a_chat_turn(tiny):
@@ -287,7 +199,11 @@ def test_the_result_loads_as_any_model_does(go):
 def test_the_best_epoch_is_kept_or_the_last_as_asked(go, monkeypatch):
     def scripted():
         measured = iter([2.0, 1.0, 1.5])
-        monkeypatch.setattr(module, "measure", lambda *_: next(measured))
+        monkeypatch.setattr(
+            module.passes,
+            "measure",
+            lambda _, rows: [next(measured) * sum(len(row.targets) for row in rows)],
+        )
 
     scripted()
     best, _, _ = go("best", keep="best")
@@ -334,12 +250,22 @@ def test_nothing_to_train_on_is_an_error(go):
     assert caught.value.message == "no sample has a turn of 'Beethoven' to train on"
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step(go, monkeypatch):
-    monkeypatch.setattr(module, "gradient_norm", lambda _: float("nan"))
+def test_a_loss_that_is_no_number_stops_with_the_step_and_its_samples(go, monkeypatch, tmp_path):
+    real = module.optimise.gradient_norm
+    norms = iter([False, False, True])
+    monkeypatch.setattr(
+        module.optimise, "gradient_norm", lambda found: real(found) * (math.nan if next(norms) else 1.0)
+    )
+    kept = tmp_path / "kept"
     with pytest.raises(CharForgeError) as caught:
-        go()
-    assert caught.value.message.startswith("training left the numbers at step 1 of 6: loss ")
-    assert caught.value.hint == "lower train.learning_rate"
+        go(job={"kept": str(kept), "checkpoint_every_steps": 1})
+    message = caught.value.message
+    assert message.startswith("training left the numbers at step 3 of 6: loss ")
+    assert re.search(r", gradient norm nan; the step's samples: d/\d part 1$", message)
+    assert caught.value.hint == (
+        "lower train.learning_rate, or look at these samples; checkpoints from before are kept"
+    )
+    assert sorted(path.name for path in kept.iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_a_model_that_alters_its_logits_is_refused(go, monkeypatch):
@@ -360,4 +286,309 @@ def test_a_model_that_alters_its_logits_is_refused(go, monkeypatch):
     monkeypatch.setattr(module, "load_folder", scaled)
     with pytest.raises(CharForgeError) as caught:
         go()
-    assert caught.value.message == "models of type llama are not trained here: their logits are altered"
+    assert (
+        caught.value.message
+        == "models of type llama are not trained here: their logits are altered, or sequences in a row are not apart"
+    )
+
+
+# -- what is refused before the first step
+
+
+def refused(go, **changes) -> CharForgeError:
+    with pytest.raises(CharForgeError) as caught:
+        go(**changes)
+    return caught.value
+
+
+def test_a_context_longer_than_the_models_own_names_both(go):
+    error = refused(go, context_length=513)
+    assert error.message == "train.context_length is 513, and the base model's own context is 512 tokens"
+    assert error.hint.startswith("set train.context_length: 512, ")
+
+
+def test_a_tokenizer_without_an_end_is_refused(go, tiny, tmp_path):
+    base = tmp_path / "endless"
+    shutil.copytree(tiny, base)
+    path = base / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["eos_token"]
+    path.write_text(json.dumps(config))
+    error = refused(go, job={"base": str(base)})
+    assert error.message == (
+        "the tokenizer of the base model has no end token, which <|eot|> begins as a copy of"
+    )
+
+
+def test_a_wrong_mask_stops_before_training(go, monkeypatch):
+    real = module.read
+
+    def planted(*args):
+        data = real(*args)
+        first = data.samples[0]
+        data.samples[0] = dataclasses.replace(first, targets=(first.targets[0] - 3, *first.targets))
+        return data
+
+    monkeypatch.setattr(module, "read", planted)
+    error = refused(go)
+    assert error.message.startswith("the loss mask of the sample d/0 part 1 is wrong: ")
+
+
+def test_what_cannot_fit_is_refused_before_the_first_step(go, monkeypatch):
+    monkeypatch.setattr(module.fit, "free_memory", lambda *_: 1000)
+    error = refused(go)
+    assert error.message.startswith("training does not fit into main memory: it takes about ")
+    assert error.hint == (
+        "lower train.context_length, use train.method: lora, or take a smaller base model "
+        "(train.batch_size changes no memory)"
+    )
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+    ],
+)
+def test_running_out_of_memory_says_what_to_change(go, monkeypatch, raised):
+    def full(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(module.passes, "backward", full)
+    error = refused(go)
+    assert error.message.startswith("training ran out of memory")
+    assert error.hint.startswith("set train.gradient_checkpointing: true, lower train.context_length, use ")
+
+
+def test_a_long_dialogue_is_split_and_counted(go):
+    records = [record(f"d/{n}") for n in range(4)]
+    turns = [Turn(role, "speaking", "play for us " * 8) for role in ("Man", "Beethoven")] * 6
+    records += [record("d/long") | {"output": render_output(turns)}, record("d/one", answer="play " * 300)]
+    folder, _, heard = go(records=records, held_out=0)
+    summary = summary_of(folder)
+    assert summary["split"] == 2  # the second lost a turn, and what is left of it is in two parts
+    assert [(turn["source"], turn["part"]) for turn in summary["left_out"]] == [("d/one", 1)]
+    (plan,) = [message["told"] for message in heard if "told" in message]
+    assert plan.endswith("; 2 dialogues split between turns; 1 turns longer than the context left out")
+
+
+# -- methods
+
+
+def test_an_adapter_trains_a_few_weights_and_gives_the_same_bytes_twice(go):
+    first, _, _ = go("first", method="lora")
+    second, _, _ = go("second", method="lora")
+    assert files(first) == files(second)
+    assert "out/adapter_model.safetensors" in files(first)
+    summary = summary_of(first)
+    assert summary["trained_parameters"] < summary["all_parameters"] / 2
+    assert summary["epochs"][-1]["train_loss"] < summary["epochs"][0]["train_loss"]
+
+
+def test_a_merged_adapter_is_a_model(go):
+    folder, _, _ = go(method="lora", lora=SETTINGS["lora"] | {"merge": True})
+    AutoModelForCausalLM.from_pretrained(folder / "out")
+    assert not (folder / "out/adapter_config.json").exists()
+
+
+def test_packing_changes_rounding_and_nothing_else(go):
+    packed, _, _ = go("packed")
+    alone, _, _ = go("alone", packing=False)
+    assert summary_of(packed)["rows"] < summary_of(alone)["rows"]
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "train_log.jsonl").read_text().splitlines()]
+        for folder in (packed, alone)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# -- killed and gone on
+
+LORA = {"method": "lora"}
+KEEPING = {"checkpoint_every_steps": 1, "keep_checkpoints": 2}
+
+
+def in_child(work: Callable[[], None], kill_after: float | None = None) -> int:
+    """Run work in a forked process, killed after so many seconds; returns how it ended."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def dying_at(count: int, monkeypatch) -> None:
+    """Kill this process at its count-th progress message, synced file or renamed folder."""
+    left = [count]
+
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for owner, name in ((os, "fsync"), (Path, "rename"), (module.checkpoint, "save_file")):
+        real = getattr(owner, name)
+
+        def counted(*args, real=real):
+            tick()
+            return real(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+    monkeypatch.setattr(module.time, "perf_counter", lambda real=time.perf_counter: (tick(), real())[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("changes", [{"keep": "best"}, LORA], ids=["full", "lora with dropout"])
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(go, tmp_path, monkeypatch, changes):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    unbroken, _, _ = go("unbroken", **changes)
+    expected = files(unbroken)
+
+    def work(count: int | None = None) -> None:
+        if count is not None:
+            dying_at(count, monkeypatch)
+        go("broken", job=KEEPING | {"kept": str(tmp_path / "kept")}, **changes)
+
+    chance = random.Random(3)
+    for count in sorted(chance.sample(range(2, 55), 7)):
+        shutil.rmtree(tmp_path / "kept", ignore_errors=True)
+        shutil.rmtree(tmp_path / "broken", ignore_errors=True)
+        assert in_child(lambda count=count: work(count)) == -signal.SIGKILL
+        # And once more on its way from there.
+        in_child(lambda count=count: work(count // 3 + 2))
+        assert in_child(work) == 0
+        assert files(tmp_path / "broken") == expected, count
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_killed_by_the_clock_it_ends_the_same(go, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    unbroken, _, _ = go("unbroken", epochs=6)
+
+    def work() -> None:
+        go("broken", epochs=6, job=KEEPING | {"kept": str(tmp_path / "kept")})
+
+    chance = random.Random(time.time_ns())
+    for _ in range(3):
+        in_child(work, chance.uniform(0.1, 1.0))
+    assert in_child(work) == 0
+    assert files(tmp_path / "broken") == files(unbroken)
+
+
+def stop_at(step: int) -> Callable[[dict], None]:
+    def hear(message: dict) -> None:
+        if message.get("step") == step and "tokens_per_second" in message:
+            raise KeyboardInterrupt
+
+    return hear
+
+
+def told(heard: list[dict]) -> list[str]:
+    return [message["told"] for message in heard if "told" in message][1:]
+
+
+def broken_off(go, tmp_path, step: int = 5) -> dict:
+    job = KEEPING | {"kept": str(tmp_path / "kept")}
+    with pytest.raises(KeyboardInterrupt):
+        go("broken", job=job, hear=stop_at(step))
+    return job
+
+
+def test_it_says_where_it_goes_on(go, tmp_path):
+    job = broken_off(go, tmp_path)
+    _, result, heard = go("broken", job=job)
+    assert told(heard) == ["going on from the checkpoint of step 4 of 6"]
+    assert result["resumed_at_step"] == 4
+    assert [message["step"] for message in heard if "tokens_per_second" in message] == [5, 6]
+
+
+def test_a_finished_run_only_writes_again(go, tmp_path):
+    job = KEEPING | {"kept": str(tmp_path / "kept")}
+    first, _, _ = go("first", job=job)
+    second, result, _ = go("second", job=job)
+    assert result["resumed_at_step"] == 6
+    assert files(first) == files(second)
+
+
+def test_a_corrupt_checkpoint_is_told_and_the_one_before_serves(go, tmp_path):
+    unbroken, _, _ = go("unbroken")
+    job = broken_off(go, tmp_path)
+    state = tmp_path / "kept/step-00000004/state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-5] ^= 4
+    state.unlink()  # the best weights may be linked, the state never is
+    state.write_bytes(data)
+    folder, result, heard = go("broken", job=job)
+    assert told(heard) == [
+        "the checkpoint of step 4 is corrupt (state.safetensors is not what was written): "
+        + "falling back to the one before",
+        "going on from the checkpoint of step 3 of 6",
+    ]
+    assert files(folder) == files(unbroken)
+    assert result["resumed_at_step"] == 3
+
+
+def test_without_an_intact_checkpoint_it_begins_anew(go, tmp_path):
+    unbroken, _, _ = go("unbroken")
+    job = broken_off(go, tmp_path)
+    for path in (tmp_path / "kept").glob("*/manifest.json"):
+        path.write_text("{")
+    folder, result, heard = go("broken", job=job)
+    assert len(told(heard)) == 2
+    assert result["resumed_at_step"] == 0
+    assert files(folder) == files(unbroken)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 2e-2}, {"loss": "completion"}, {"seed": 1}])
+def test_a_checkpoint_of_another_job_is_not_taken(go, tmp_path, change):
+    job = broken_off(go, tmp_path)
+    _, result, _ = go("broken", job=job, **change)
+    assert result["resumed_at_step"] == 0
+
+
+def with_little_disk(limit: int, work: Callable[[], None]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_stops_no_training(go, tmp_path):
+    """A limit between the model's size and a checkpoint's."""
+    unbroken, _, _ = go("unbroken", keep="last")
+    heard: list[dict] = []
+    kept = tmp_path / "kept"
+    with_little_disk(
+        300_000, lambda: heard.extend(go("full", job=KEEPING | {"kept": str(kept)}, keep="last")[2])
+    )
+    lines = told(heard)
+    assert len(lines) == 6
+    assert lines[0].startswith("the checkpoint of step 1 could not be written (")
+    assert lines[0].endswith("): training goes on, the one before stays")
+    assert files(tmp_path / "full") == files(unbroken)
+    assert list(kept.iterdir()) == []
+
+
+def test_a_full_disk_at_the_end_keeps_the_checkpoint(go, tmp_path, monkeypatch):
+    real = module.save_folder
+    monkeypatch.setattr(module, "save_folder", lambda *args: with_little_disk(1000, lambda: real(*args)))
+    job = KEEPING | {"kept": str(tmp_path / "kept")}
+    with pytest.raises(CharForgeError) as caught:
+        go("run", job=job)
+    assert caught.value.message.startswith("the trained model could not be written: ")
+    assert caught.value.hint == (
+        "make room and build again: training goes on from its last checkpoint, up to step 6"
+    )
+    monkeypatch.setattr(module, "save_folder", real)
+    assert go("run", job=job)[1]["resumed_at_step"] == 6
