@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 VERSION = 3
 
 KINDS = ("dialogue", "protective")
+_SPEAKERS = 12
+"""How many of a released file's speakers are told: a character that goes by another name there is among them."""
 
 
 Made = tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]
@@ -111,6 +113,7 @@ class _Made:
         self.rejected: list[dict[str, Any]] = []
         self.rules = Counter[str]()
         self.without: int | None = None
+        self.speakers = Counter[str]()
         self.figures = {kind: _Figures(origins) for kind in (*KINDS, "all")}
 
     def note(self, unusable: released.Rejected) -> None:
@@ -131,6 +134,7 @@ class _Made:
         for sample in samples:
             turns = turn_spans(sample["output"])
             self.without += not any(turn.role == self.short_name for turn in turns)
+            self.speakers.update(turn.role for turn in turns if turn.role)
             said = sum(
                 len(sample["output"][turn.said : turn.end].removesuffix(EOT).split()) for turn in turns
             )
@@ -186,6 +190,8 @@ class _Made:
         }
         if self.without is not None:
             stats["without_character"] = self.without
+            often = sorted(self.speakers.items(), key=lambda item: (-item[1], item[0]))
+            stats["speakers"] = dict(often[:_SPEAKERS])
         if mix and self.samples:
             wanted = max(1, round(mix.ratio * len(self.samples)))
             chosen = released.general(mix.file, wanted, mix.seed)

@@ -323,6 +323,8 @@ def test_released_samples_stay_word_for_word_and_are_counted():
         "split": 0,
     }
     assert stats["without_character"] == 1
+    assert stats["speakers"] == {"Anna": 2, "Man": 2}
+    assert [len(trained_spans(s["output"], "Anna", "character")) for s in samples] == [1, 1, 0]
     assert stats["samples"] == {"by_kind": {"dialogue": 3}, "by_origin": {"released": 3}}
     assert stats["rejected"] == {"cut-off": 1}
 
