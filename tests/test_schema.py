@@ -13,12 +13,30 @@ PATH = {
     "x-expected": "a path",
     "x-url": "save it first",
 }
+REF = {
+    "type": "string",
+    "pattern": "^\\./.+$(?!\\n)",
+    "x-expected": "a folder",
+    "x-url": "no address",
+    "x-hints": {"^/": "no absolute path", "^[a-z/]+$": "write ./ before it"},
+}
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
     "required": ["source"],
     "properties": {
         "limit": {"anyOf": [{"$ref": "#/$defs/small"}, {"type": "null"}], "x-expected": "1 to 9, or null"},
+        "base": {"anyOf": [REF, {"type": "array", "minItems": 2}], "x-expected": "a folder, or two"},
+        "pair": {"type": "array", "minItems": 2, "x-expected": "two of them"},
+        "way": {"enum": ["auto", True, False]},
+        "deep": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "inner": {"type": "object", "properties": {"rank": {"type": "integer"}}},
+                "other": {},
+            },
+        },
         "written": {"anyOf": [PATH, {"type": "null"}], "x-expected": "a path, or null"},
         "source": {
             "x-expected": "{file} or {card}",
@@ -56,6 +74,11 @@ def told(value, **options):
         ("written", "https://x", "expected a path, or null, got 'https://x'", "save it first"),
         ("written", 3, "expected a path, or null, got 3", None),
         ("written", "", "expected a path, or null, got ''", None),
+        ("base", "/x", "expected a folder, or two, got '/x'", "no absolute path"),
+        ("base", "x/y", "expected a folder, or two, got 'x/y'", "write ./ before it"),
+        ("base", "x://y", "expected a folder, or two, got 'x://y'", "no address"),
+        ("base", "X", "expected a folder, or two, got 'X'", None),
+        ("base", ["x"], "expected a folder, or two, got a list of 1", None),
         ("source", 3, "expected {file} or {card}, got 3", None),
         ("source", {}, "expected {file} or {card}, got keys and values", None),
         ("source", {"file": "a", "card": "b"}, "expected {file} or {card}, got keys and values", None),
@@ -63,6 +86,25 @@ def told(value, **options):
 )
 def test_a_union_is_told_as_one_thing_at_its_own_place(key, value, message, hint):
     assert told({key: value}, partial=True) == [((key,), message, hint)]
+
+
+def test_a_list_of_the_wrong_length_is_told_as_one():
+    assert told({"pair": [1]}, partial=True) == [(("pair",), "expected two of them, got a list of 1", None)]
+
+
+def test_a_switch_written_as_a_word_is_told_how_to_write_it():
+    assert told({"way": "off"}, partial=True) == [
+        (("way",), "expected one of auto, true, false, got 'off'", "write false")
+    ]
+    assert told({"way": "aut"}, partial=True)[0][2] == "did you mean 'auto'?"
+    assert told({"way": 1}, partial=True) == [(("way",), "expected one of auto, true, false, got 1", None)]
+
+
+def test_a_key_of_another_section_is_found_however_deep():
+    assert told({"rank": 1}, partial=True) == [(("rank",), "unknown key", "did you mean 'deep.inner.rank'?")]
+    assert told({"deep": {"rank": 1}}, partial=True) == [
+        (("deep", "rank"), "unknown key", "did you mean 'deep.inner.rank'?")
+    ]
 
 
 def test_a_union_whose_branch_is_clear_tells_what_is_wrong_inside():
