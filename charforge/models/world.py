@@ -26,11 +26,12 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 import transformers
+from tokenizers import Tokenizer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from charforge.errors import CharForgeError
 from charforge.models.passes import causal
@@ -190,6 +191,19 @@ class World:
 
     # -- one model in parts
 
+    def same(self, model: Any, tokenizer: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+        """Return the first process's model and tokenizer; the others get the tokenizer and a skeleton of the model.
+
+        What a skeleton's parameters will be, `shard` brings.
+        """
+        if self.size == 1:
+            return model, tokenizer
+        told = [model.config.to_dict(), tokenizer.backend_tokenizer.to_str()] if self.main else None
+        config, words = self.agree(told)
+        if self.main:
+            return model, tokenizer
+        return skeleton(config, dtype), PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(words))
+
     def shard(self, model: Any, dtype: torch.dtype) -> Any:
         """Return the model in parts, on this world's device; `model` itself where nobody shares it.
 
@@ -198,6 +212,11 @@ class World:
         if self.size == 1:
             return model
         return Sharded(model, dtype, self)
+
+    def exchange(self, model: Any, *, last: bool) -> None:
+        """Say before each row's forward whether it is its step's last one in this process: gradients are exchanged then."""
+        if isinstance(model, Sharded):
+            model.exchange(last=last)
 
     def leave(self) -> None:
         """Wait until everyone is here, then part."""
@@ -289,7 +308,7 @@ class Sharded(nn.Module):  # type: ignore[misc]
         return getattr(causal(self.inner), name)
 
     def exchange(self, *, last: bool) -> None:
-        """Say before each row's forward whether it is its step's last: gradients are exchanged then, see `_HELD`."""
+        """See `World.exchange` and `_HELD`."""
         FSDPModule.reshard(self)  # what a measurement has left whole is not what backward may keep
         FSDPModule.set_requires_gradient_sync(self, last or not self.holds_gradients)
 
