@@ -120,7 +120,8 @@ written: written/$id.md
 #protective: {count: 4}
 
 #train:
-#  base_model: embedded/smollm2-135m-instruct
+#  base_model: embedded/smollm2-135m-instruct   # or meta-llama/Llama-3.2-1B, or a folder: ./models/mine
+#  method: full                      # or lora: small matrices beside the weights
 #  epochs: 2
 
 interview:
