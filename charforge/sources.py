@@ -66,13 +66,13 @@ class Sources:
         data = (packaged_prompts() / relative).read_bytes()
         return Source(f"prompts/{relative}", of_bytes(data), data)
 
-    def base(self, model: str | Delta) -> Base:
+    def base(self, model: str | Delta, *, pickled: bool = False) -> Base:
         """Return the model to train: an embedded one and a folder by digest, one of the hub by name and revision.
 
-        Raises CharForgeError where a folder is no model.
+        `pickled` tensors count for a weight difference and what it is added to. Raises CharForgeError where a folder is no model.
         """
         if isinstance(model, Delta):
-            delta, onto = self.base(model.delta), self.base(model.onto)
+            delta, onto = self.base(model.delta, pickled=True), self.base(model.onto, pickled=True)
             return Base(
                 {"kind": "delta", "delta": delta.params, "onto": onto.params},
                 {"kind": "delta", "delta": delta.job, "onto": onto.job},
@@ -81,7 +81,7 @@ class Sources:
         if is_local(model):
             path = model.removeprefix("./")
             return Base(
-                {"kind": "folder", "digest": self._folder_digest(path)},
+                {"kind": "folder", "digest": self._folder_digest(path, pickled=pickled)},
                 {"kind": "folder", "path": str(self._workspace / path)},
                 path,
             )
@@ -92,12 +92,12 @@ class Sources:
         hub = {"kind": "hub", "repo": repo, "revision": revision or None}
         return Base(hub, hub, model)
 
-    def _folder_digest(self, path: str) -> str:
+    def _folder_digest(self, path: str, *, pickled: bool) -> str:
         folder = self._workspace / path
         now = time.time_ns()
-        for file in weights.files(folder):
+        for file in weights.files(folder, pickled=pickled):
             self._stamps.add_input(file, file.stat(), now)
-        return weights.digest(folder)
+        return weights.digest(folder, pickled=pickled)
 
     def _read(self, path: str, limit: int) -> bytes:
         full = self._workspace / path
@@ -121,7 +121,8 @@ def as_source(label: str, value: Any) -> Source:
 def check_unchanged(base: Base) -> None:
     """Raise CharForgeError where a folder that weights were taken from is no longer what it was."""
     for params, job in _pairs(base.params, base.job):
-        if params["kind"] == "folder" and weights.digest(Path(job["path"])) != params["digest"]:
+        # Where there are safetensors, pickled tensors never count.
+        if params["kind"] == "folder" and weights.digest(Path(job["path"]), pickled=True) != params["digest"]:
             raise CharForgeError(f"{job['path']} was changed while it was read", "build again")
 
 

@@ -19,14 +19,24 @@ WANTED = (
     "vocab.txt",
 )
 """What is read of a model, here and on the hub: no other format of weights, and no code."""
+PICKLED = ("pytorch_model*.bin",)
+"""Released weight differences, and the models they were made to, are often in this format: see `charforge.models.delta`."""
 
 
-def files(folder: Path) -> list[Path]:
-    """Return the files of a model folder that count, sorted. Raises CharForgeError where it is no model folder."""
+def files(folder: Path, *, pickled: bool = False) -> list[Path]:
+    """Return the files of a model folder that count, sorted; pickled tensors do where `pickled` and there are no safetensors.
+
+    Raises CharForgeError where it is no model folder.
+    """
     if not folder.is_dir():
         raise CharForgeError(f"{folder}: no such folder", "train.base_model names a model's folder by ./path")
     found = sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
-    if not any(path.suffix == ".safetensors" for path in found) or not (folder / "config.json").is_file():
+    if pickled and not any(path.suffix == ".safetensors" for path in found):
+        found = sorted([*found, *(path for pattern in PICKLED for path in folder.glob(pattern))])
+    if (
+        not any(path.suffix in {".safetensors", ".bin"} for path in found)
+        or not (folder / "config.json").is_file()
+    ):
         raise CharForgeError(
             f"{folder} is no model folder: it has no config.json, or no safetensors weights",
             "other weight formats can run code when loaded and are not read",
@@ -34,9 +44,9 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, *, pickled: bool = False) -> str:
     """Return a digest of the names and bytes of the files that count. Raises CharForgeError as `files` does."""
-    found = files(folder)
+    found = files(folder, pickled=pickled)
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         sums = list(pool.map(_sha256, found))
     return of_bytes(canonical({path.name: sum_ for path, sum_ in zip(found, sums, strict=True)}))

@@ -23,13 +23,12 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from charforge.dialogue import EOT
 from charforge.errors import CharForgeError
 from charforge.models.export import save_tokenizer
-from charforge.models.load import load_folder
+from charforge.models.load import load_folder, load_tokenizer
 from charforge.models.vocabulary import add_end_of_turn
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -108,7 +107,7 @@ def load_adapter(base: Path, adapter: Path, dtype: torch.dtype | None = None) ->
             raise CharForgeError(f"{adapter} is not an adapter folder: it has no {name}")
     model, tokenizer = load_folder(base, dtype)
     if (adapter / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(adapter), local_files_only=True)
+        tokenizer = load_tokenizer(adapter)
     add_end_of_turn(model, tokenizer)
     try:
         with _peft_quietly():

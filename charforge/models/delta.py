@@ -33,12 +33,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from charforge.dialogue import EOT
 from charforge.errors import CharForgeError
 from charforge.models.export import save_folder, save_tokenizer
-from charforge.models.load import load_folder
+from charforge.models.load import load_folder, load_tokenizer
 from charforge.models.vocabulary import add_end_of_turn
 
 Progress = Callable[[dict[str, Any]], None]
@@ -59,7 +59,7 @@ def make(target: Path, base: Path, out: Path, progress: Progress) -> dict[str, A
     with tempfile.TemporaryDirectory(prefix=".delta-", dir=out.parent) as temporary:
         scratch = Path(temporary)
         rows, base_rows = _rows(target), _rows(base)
-        tokenizer = _tokenizer(target)
+        tokenizer = load_tokenizer(target)
         token = EOT in tokenizer.get_vocab() and rows != base_rows
         tied = _config(target).tie_word_embeddings
         minuend, subtrahend = target, base
@@ -105,7 +105,7 @@ def apply(
         scratch = Path(temporary)
         delta = _as_safetensors(delta, scratch / "delta")
         base = _as_safetensors(base, scratch / "base")
-        _tokenizer(delta)  # theirs would say less
+        load_tokenizer(delta)  # theirs would say less
         tied = False
         if (delta / MARK).is_file():
             progress({"phase": "preparing the base"})
@@ -147,7 +147,7 @@ def prepare(delta: Path, base: Path, out: Path) -> None:
             f"{delta / MARK} is of version {mark.get('version')}, and {_VERSION} is read here",
             "update charforge",
         )
-    tokenizer = _tokenizer(delta)
+    tokenizer = load_tokenizer(delta)
     _write_base(base, tokenizer, out, token=mark["end_of_turn"] is not None, part=False)
 
 
@@ -184,7 +184,7 @@ def _tie_again(added: Path, out: Path) -> None:
     model.get_output_embeddings().weight = model.get_input_embeddings().weight
     model.config.tie_word_embeddings = True
     model.save_pretrained(str(out))
-    _tokenizer(added).save_pretrained(str(out))
+    load_tokenizer(added).save_pretrained(str(out))
 
 
 # -- what is in a folder
@@ -195,19 +195,6 @@ def _config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CharForgeError(f"{folder} is no model that can be read: its config.json is not") from error
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        # Without both packages transformers takes the file for another format, and fails in that one's reader.
-        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-            raise CharForgeError(
-                f"the tokenizer of {folder} is a SentencePiece model, which could not be read",
-                "pip install sentencepiece protobuf",
-            ) from error
-        raise CharForgeError(f"{folder} has no tokenizer that can be read") from error
 
 
 def _rows(folder: Path) -> int:

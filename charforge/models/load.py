@@ -11,10 +11,12 @@ architecture it has is known.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +24,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from charforge.errors import CharForgeError
 from charforge.models import embedded
@@ -140,19 +144,67 @@ def _gguf_tokenizer(field: Any) -> Any:
     )
 
 
+def check_folder(path: Path, name: str | None = None, *, pickled: bool = False) -> None:
+    """Raise CharForgeError, naming the model, where a folder is no causal model in safetensors that runs without code of its own.
+
+    With `pickled`, weights may also be pickled tensors.
+    """
+    name = name or str(path)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        missing = path.is_dir()
+        raise CharForgeError(
+            f"{name} is not a model folder: it has no config.json"
+            if missing
+            else f"there is no folder {name}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CharForgeError(f"{name} is not a model folder: its config.json cannot be read") from error
+    kind, made_for = config.get("model_type"), config.get("architectures") or []
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise CharForgeError(
+            f"{name} needs code of its own, which is not run"
+            if config.get("auto_map")
+            else f"{name} is of type {kind!r}, which transformers does not know",
+            "choose a base model of a type that transformers has, such as llama or qwen2",
+        )
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (made_for and not causal & set(made_for)):
+        what = ", ".join(made_for) or kind
+        raise CharForgeError(
+            f"{name} is not a causal language model but {what}",
+            "choose a base model that continues text, such as one of type llama or qwen2",
+        )
+    if not any(path.glob("*.safetensors")) and not (pickled and any(path.glob("pytorch_model*.bin"))):
+        raise CharForgeError(
+            f"{name} has no safetensors weights",
+            "other weight formats can run code when loaded and are not read",
+        )
+
+
+def load_tokenizer(path: Path, name: str | None = None) -> Any:
+    """Return the tokenizer in a folder. Raises CharForgeError where there is none that can be read."""
+    name = name or str(path)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # Without both packages transformers takes the file for another format, and fails in that one's reader.
+        if (path / "tokenizer.model").is_file() and not (path / "tokenizer.json").is_file():
+            raise CharForgeError(
+                f"the tokenizer of {name} is a SentencePiece model, which could not be read",
+                "pip install sentencepiece protobuf",
+            ) from error
+        raise CharForgeError(f"{name} has no tokenizer that can be read: {_first_line(error)}") from error
+
+
 def load_folder(path: Path, dtype: torch.dtype | None = None, **options: Any) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a folder in Hugging Face's layout, in `dtype` (None: `compute_dtype()`).
 
     `options` go to transformers (quantisation, placement). Raises CharForgeError where the folder is no model, or its weights are not
     safetensors, or they need code of their own.
     """
-    if not (path / "config.json").is_file():
-        raise CharForgeError(f"{path} is not a model folder: it has no config.json")
-    if not any(path.glob("*.safetensors")):
-        raise CharForgeError(
-            f"{path} has no safetensors weights",
-            "other weight formats can run code when loaded and are not read",
-        )
+    check_folder(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(path),
@@ -162,11 +214,13 @@ def load_folder(path: Path, dtype: torch.dtype | None = None, **options: Any) ->
             trust_remote_code=False,
             **options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CharForgeError(f"{path} could not be loaded: {first}") from error
-    return model.eval(), tokenizer
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CharForgeError(f"{path} could not be loaded: {_first_line(error)}") from error
+    return model.eval(), load_tokenizer(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def load(weights: dict[str, str], dtype: torch.dtype | None = None) -> tuple[Any, Any]:

@@ -41,6 +41,53 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     assert caught.value.message == f"{tmp_path} is not a model folder: it has no config.json"
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CharForgeError) as caught:
+        load_folder(tmp_path / "nowhere")
+    assert caught.value.message == f"there is no folder {tmp_path / 'nowhere'}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+            "is not a causal language model but BertForMaskedLM",
+        ),
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+            "is not a causal language model but T5ForConditionalGeneration",
+        ),
+        ({"model_type": "vit", "architectures": None}, "is not a causal language model but vit"),
+        ({"model_type": "strange"}, "is of type 'strange', which transformers does not know"),
+    ],
+)
+def test_a_model_that_continues_no_text_is_refused(tiny, tmp_path, changes, complaint):
+    folder = shutil.copytree(tiny, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CharForgeError) as caught:
+        load_folder(folder)
+    assert caught.value.message == f"{folder} {complaint}"
+
+
+def test_weights_cut_off_are_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CharForgeError, match="could not be loaded: "):
+        load_folder(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "dumb")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(CharForgeError) as caught:
+        load_folder(folder)
+    assert caught.value.message.startswith(f"{folder} has no tokenizer that can be read: ")
+
+
 def test_weights_that_can_run_code_are_refused(tiny, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(tiny, folder)
@@ -61,8 +108,9 @@ def test_code_that_comes_with_weights_is_never_run(tiny, tmp_path):
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(CharForgeError, match="could not be loaded"):
+    with pytest.raises(CharForgeError) as caught:
         load_folder(folder)
+    assert caught.value.message == f"{folder} needs code of its own, which is not run"
     assert not (tmp_path / "ran").exists()
 
 
