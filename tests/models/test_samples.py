@@ -95,9 +95,11 @@ def squeezed(text: str) -> str:
     [
         (
             "character",
-            "thinking): The prince wants a clown.<|eot|>"
-            + "speaking): I do not play for officers. Größe 音楽 🎹!<|eot|>"
-            + "speaking): Good.<|eot|>",
+            (
+                "thinking): The prince wants a clown.<|eot|>"
+                "speaking): I do not play for officers. Größe 音楽 🎹!<|eot|>"
+                "speaking): Good.<|eot|>"
+            ),
         ),
         ("character_speech", "I do not play for officers. Größe 音楽 🎹!<|eot|>Good.<|eot|>"),
         ("completion", render_output(TURNS)),

@@ -484,6 +484,43 @@ def test_killed_by_the_clock_it_ends_the_same(go, tmp_path, monkeypatch):
     assert files(tmp_path / "broken") == files(unbroken)
 
 
+def test_the_best_weights_outlive_a_killed_run(go, tmp_path, monkeypatch):
+    """The best epoch is over when the run is broken off, and no later one is better."""
+
+    def scripted(*losses: float):
+        left = iter(losses)
+        monkeypatch.setattr(
+            module.passes,
+            "measure",
+            lambda _, rows: [next(left) * sum(len(row.targets) for row in rows)],
+        )
+
+    scripted(2.0, 1.0, 1.5, 1.7)
+    unbroken, _, _ = go("unbroken", epochs=3)
+    for step in (4, 5, 8, 9):
+        job = KEEPING | {"kept": str(tmp_path / f"kept{step}")}
+        scripted(2.0, 1.0, 1.5, 1.7)
+        with pytest.raises(KeyboardInterrupt):
+            go("broken", epochs=3, job=job, hear=stop_at(step))
+        scripted(*([1.5] if step < 7 else []), 1.7)
+        broken, result, _ = go("broken", epochs=3, job=job)
+        assert result["resumed_at_step"] == step - 1
+        assert files(broken) == files(unbroken)
+    assert summary_of(unbroken)["chosen_epoch"] == 1
+
+
+def test_how_memory_is_saved_changes_no_bit(go):
+    whole, _, _ = go("whole", gradient_checkpointing=False, method="lora")
+    again, _, _ = go("again", gradient_checkpointing=True, method="lora")
+    assert files(whole) == files(again)
+
+
+def test_a_step_sees_batch_times_accumulation_samples(go):
+    together, _, _ = go("together", batch_size=4, gradient_accumulation=1)
+    apart, _, _ = go("apart", batch_size=1, gradient_accumulation=4)
+    assert files(together) == files(apart)
+
+
 def stop_at(step: int) -> Callable[[dict], None]:
     def hear(message: dict) -> None:
         if message.get("step") == step and "tokens_per_second" in message:
@@ -529,8 +566,10 @@ def test_a_corrupt_checkpoint_is_told_and_the_one_before_serves(go, tmp_path):
     state.write_bytes(data)
     folder, result, heard = go("broken", job=job)
     assert told(heard) == [
-        "the checkpoint of step 4 is corrupt (state.safetensors is not what was written): "
-        + "falling back to the one before",
+        (
+            "the checkpoint of step 4 is corrupt (state.safetensors is not what was written): "
+            "falling back to the one before"
+        ),
         "going on from the checkpoint of step 3 of 6",
     ]
     assert files(folder) == files(unbroken)
