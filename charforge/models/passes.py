@@ -84,7 +84,7 @@ def hidden_states(model: Any, row: Row) -> torch.Tensor:
     return states.index_select(0, _tensor([target - 1 for target in row.targets], device))
 
 
-def backward(model: Any, row: Row, denominator: int, *, recompute: bool) -> torch.Tensor:
+def backward(model: Any, row: Row, denominator: float, *, recompute: bool) -> torch.Tensor:
     """Add the gradients of the row's share of the mean loss over `denominator` tokens; returns that share, a scalar.
 
     With `recompute` each layer keeps only its input and is computed again: less memory, the same bits.

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,11 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
     # 2. The model, with the end of turn in its vocabulary.
     progress({"phase": "loading"})
     dtype = _dtype(settings["precision"], world.device)
-    model, tokenizer = _load(job, dtype)
+    model, tokenizer = _load(job, dtype, world)
 
     # 3. The samples, which of their tokens are learned, and which samples are only measured on.
     limit = _context(model, settings["context_length"])
-    lines = Path(job["sft"]).read_text(encoding="utf-8").splitlines()
-    records = some([json.loads(line) for line in lines if line], settings["max_samples"], seed)
-    data = read(tokenizer, records, job["character"], settings["loss"], limit)
+    data = _read(job, tokenizer, limit, world)
     held_out_ids = held_out_sources(
         [sample.source for sample in data.samples if sample.kind != GENERAL], settings["held_out"], seed
     )
@@ -105,7 +104,7 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
         raise CharForgeError(f"no sample has a turn of {job['character']!r} to train on", "look at sft.jsonl")
 
     # 4. The mask is a contract: nobody else's words, and every turn ends. Of all samples, not of some.
-    mask = check_mask(tokenizer, data.samples, job["character"], settings["loss"])
+    mask = check_mask(tokenizer, data.samples, job["character"], settings["loss"]) if world.main else {}
 
     # 5. What will happen, and whether it can.
     size = settings["batch_size"] * settings["gradient_accumulation"]
@@ -139,8 +138,12 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
     fit.check(plan, where, method=settings["method"])
 
     # 6. The model where it is trained, and the optimiser's float32 masters.
-    model = model.to(world.device) if world.size == 1 else world.shard(model, dtype)
     passes.prepare(model)
+    if world.size == 1:
+        model = model.to(world.device)
+    if world.main:
+        passes.check_head(model, first_epoch[0][0])
+    model = world.shard(model, dtype)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimiser = optimise.Optimiser(
         parameters.values(),
@@ -154,7 +157,8 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
         if not samples:
             return None
         model.eval()
-        sums = passes.measure(model, rows_of(world.shares(samples)[world.rank]))
+        rows, count = world.rows(samples, rows_of)
+        sums = passes.measure(model, rows)[: sum(len(row.lengths) for row in rows[:count])]
         total = world.sum(torch.tensor(math.fsum(sums), dtype=torch.float64))
         return float(total) / sum(len(sample.targets) for sample in samples)
 
@@ -169,7 +173,10 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
         facts, best, resumed = found.facts, found.best, found.step
         tell(f"going on from the checkpoint of step {resumed} of {steps}")
     else:
-        passes.check_head(model, first_epoch[0][0])
+        if kept and world.other_checkpoints(kept):
+            tell(
+                f"the checkpoints there are another number of processes' ({world.size} now): training begins anew"
+            )
         facts["base_loss"] = measured(held_out)
     summary["base_loss"] = facts["base_loss"]
     progress(
@@ -184,7 +191,13 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
         tick = time.perf_counter()
         try:
             made = checkpoint.save(
-                kept, identity, step, optimiser.state(), facts, best=best, keep=job.get("keep_checkpoints", 2)
+                kept,
+                identity,
+                step,
+                optimiser.state(),
+                facts,
+                best=best,
+                keep=max(job.get("keep_checkpoints", 2), min(world.size, 2)),
             )
             best = made.best
         except UNWRITTEN as error:
@@ -236,9 +249,11 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
         batch = batch_of(step)
         targets = sum(len(sample.targets) for sample in batch)
         loss = torch.zeros((), device=world.device)
-        rows = rows_of(world.shares(batch)[world.rank])
-        for row in rows:
-            loss += passes.backward(model, row, targets, recompute=plan.recompute)
+        rows, count = world.rows(batch, rows_of)
+        for i, row in enumerate(rows):
+            world.exchange(model, last=i == len(rows) - 1)
+            # Divided by infinity a row counts for nothing, and its gradients are zeros.
+            loss += passes.backward(model, row, targets if i < count else math.inf, recompute=plan.recompute)
         rate = optimise.rate(step, steps, settings)
         pending.append((step, rate, loss, optimiser.step(rate)))
         end_of_epoch = step % per_epoch == 0
@@ -323,20 +338,50 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     return compute_dtype()
 
 
-def _load(job: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
-    """Return model and tokenizer with the end of turn, and with an adapter where the method says so."""
+def _load(job: dict[str, Any], dtype: torch.dtype, world: World) -> tuple[Any, Any]:
+    """Return model and tokenizer with the end of turn, and with an adapter where the method says so.
+
+    Only the first process reads files; the others' models have no numbers yet.
+    """
     settings, base = job["train"], Path(job["base"])
-    if settings["method"] == "full":
+    quantised = settings["method"] == "qlora"
+    if quantised and world.size > 1:
+        raise CharForgeError(
+            "train.method: qlora trains in one process: weights in 4 bits are not cut into parts here",
+            "use lora, or --processes 1",
+        )
+    model, tokenizer = None, None
+    if world.main and quantised:
+        from charforge.models import adapter
+
+        model, tokenizer = adapter.load_in_four_bits(base)
+    elif world.main:
         model, tokenizer = load_folder(base, dtype)
+    if world.main:
         add_end_of_turn(model, tokenizer)
+    model, tokenizer = world.same(model, tokenizer, dtype)
+    if settings["method"] == "full":
         return model, tokenizer
     from charforge.models import adapter
 
-    quantised = settings["method"] == "qlora"
-    model, tokenizer = adapter.load_in_four_bits(base) if quantised else load_folder(base, dtype)
-    add_end_of_turn(model, tokenizer)
     torch.manual_seed(settings["seed"])
     return adapter.wrap(model, tokenizer, settings["lora"], quantised=quantised), tokenizer
+
+
+def _read(job: dict[str, Any], tokenizer: Any, limit: int, world: World) -> Samples:
+    """Return the samples of the job's records, read by the first process for all."""
+    data = Samples()
+    settings = job["train"]
+    if world.main:
+        lines = Path(job["sft"]).read_text(encoding="utf-8").splitlines()
+        records = some(
+            [json.loads(line) for line in lines if line], settings["max_samples"], settings["seed"]
+        )
+        data = read(tokenizer, records, job["character"], settings["loss"], limit)
+    if world.size > 1:
+        samples = [Sample(**told) for told in world.agree([asdict(sample) for sample in data.samples])]
+        data.samples = [replace(each, ids=tuple(each.ids), targets=tuple(each.targets)) for each in samples]
+    return data
 
 
 def _context(model: Any, wanted: int) -> int:
@@ -393,6 +438,8 @@ def _told(summary: dict[str, Any], plan: fit.Memory, method: str) -> str:
 
 def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
     """Return the digest of all that a checkpoint depends on: what is trained, from what, on which kind of machine."""
+    if not world.main:
+        return str(world.agree(None))
     files = {
         path.relative_to(job["base"]).as_posix(): _digest(path)
         for path in sorted(Path(job["base"]).rglob("*"))
@@ -409,7 +456,7 @@ def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    return hashlib.sha256(json.dumps(world.agree(facts), sort_keys=True).encode()).hexdigest()
+    return str(world.agree(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()))
 
 
 def _digest(path: Path) -> str:
