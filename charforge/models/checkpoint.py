@@ -94,7 +94,9 @@ def save(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _all(folder)[max(1, keep) :]:
+    # A later one is corrupt or another job's, else this would have gone on from it.
+    later = [path for path in _all(folder) if _step(path) > step]
+    for old in [*later, *_all(folder)[len(later) + max(1, keep) :]]:
         shutil.rmtree(old, ignore_errors=True)
     return Checkpoint(target, step, dict(facts))
 

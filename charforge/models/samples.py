@@ -77,15 +77,16 @@ def encode(
     """
     source, part = record["source"]["id"], record["source"].get("part", 1)
     general = record.get("kind") == GENERAL
-    outputs = [record["output"]]
-    if len(_tokens(tokenizer, record["prompt"] + record["output"])[0]) + general > limit:
-        outputs, sizes = ([], []) if general else _split(tokenizer, record["prompt"], record["output"], limit)
-        if general:
-            sizes = [len(_tokens(tokenizer, record["prompt"] + record["output"])[0]) + 1]
-        if left_out is not None:
-            left_out += ({"source": source, "part": part, "tokens": size} for size in sizes)
+    prompt, output = record["prompt"], record["output"]
+    tokens = _tokens(tokenizer, prompt + output)
+    if len(tokens[0]) + general <= limit:
+        return [_sample(tokenizer, record, output, character, loss, 1, tokens)]
+    outputs, sizes = ([], [len(tokens[0]) + 1]) if general else _split(tokenizer, prompt, output, limit)
+    if left_out is not None:
+        left_out += ({"source": source, "part": part, "tokens": size} for size in sizes)
     return [
-        _sample(tokenizer, record, output, character, loss, piece) for piece, output in enumerate(outputs, 1)
+        _sample(tokenizer, record, text, character, loss, piece, _tokens(tokenizer, prompt + text))
+        for piece, text in enumerate(outputs, 1)
     ]
 
 
@@ -136,12 +137,18 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]
 
 
 def _sample(
-    tokenizer: Any, record: dict[str, Any], output: str, character: str, loss: str, piece: int
+    tokenizer: Any,
+    record: dict[str, Any],
+    output: str,
+    character: str,
+    loss: str,
+    piece: int,
+    tokens: tuple[list[int], list[tuple[int, int]]],
 ) -> Sample:
     source, part = record["source"]["id"], record["source"].get("part", 1)
     name = Sample(source, part, (), (), piece=piece).name
     prompt, kind = record["prompt"], record.get("kind", "dialogue")
-    ids, offsets = _tokens(tokenizer, prompt + output)
+    ids, offsets = tokens
     start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
     targets: list[int] = []
     spans = [(0, len(output))] if kind == GENERAL else trained_spans(output, character, loss)

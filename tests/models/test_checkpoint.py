@@ -93,6 +93,15 @@ def test_a_corrupt_one_is_replaced(tmp_path):
     assert found(tmp_path)[0].step == 1
 
 
+def test_a_later_corrupt_one_does_not_push_out_intact_ones(tmp_path):
+    saved(tmp_path, 4, 8, 9, keep=3)
+    for step in (8, 9):
+        (tmp_path / f"step-{step:08}" / STATE).write_bytes(b"")
+    saved(tmp_path, 5, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+    assert found(tmp_path)[0].step == 5
+
+
 def test_the_best_weights_go_on_from_checkpoint_to_checkpoint(tmp_path):
     saved(tmp_path, 1, best={"w": torch.ones(100)})
     first = found(tmp_path)[0].best

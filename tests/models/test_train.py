@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -21,6 +22,7 @@ from charforge.dialogue import Turn, render_output, render_prompt
 from charforge.errors import CharForgeError
 from charforge.models import train as module
 from charforge.models.load import load_folder
+from charforge.models.process import run_job
 from charforge.models.samples import held_out_sources
 from charforge.models.train import train
 from charforge.models.vocabulary import add_end_of_turn
@@ -290,6 +292,20 @@ def test_a_model_that_alters_its_logits_is_refused(go, monkeypatch):
         caught.value.message
         == "models of type llama are not trained here: their logits are altered, or sequences in a row are not apart"
     )
+
+
+def test_it_runs_as_a_job_of_its_own_and_says_errors_in_one_line(go, tiny, tmp_path):
+    folder, _, _ = go()
+    job = {"base": str(tiny), "sft": str(folder / "sft.jsonl"), "character": "Beethoven", "train": SETTINGS}
+    out = tmp_path / "child/out"
+    result = asyncio.run(run_job("charforge.models.train", job | {"out": str(out)}, lambda _: None))
+    assert result["deterministic"]
+    assert (result["processes"], result["device"], result["dtype"]) == (1, "cpu", "float32")
+    assert (out.parent / "train_summary.json").read_bytes() == (folder / "train_summary.json").read_bytes()
+    with pytest.raises(CharForgeError, match="no sample has a turn of 'Nobody' to train on"):
+        asyncio.run(
+            run_job("charforge.models.train", job | {"out": str(out), "character": "Nobody"}, lambda _: None)
+        )
 
 
 # -- what is refused before the first step
