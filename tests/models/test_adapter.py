@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from charforge.dialogue import EOT
 from charforge.errors import CharForgeError
 from charforge.models import adapter as module
+from charforge.models import passes, rows
 from charforge.models.adapter import (
     CONFIG,
     WEIGHTS,
@@ -138,6 +139,46 @@ def test_the_quick_row_computes_what_peft_computes(base, request):
     assert quick.keys() == plain.keys()
     for name, gradient in quick.items():
         assert torch.allclose(gradient, plain[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("base", ["tiny", "untied"])
+def test_packed_rows_train_an_adapter_as_its_model_alone_would(base, request):
+    """The trainer's way (packed, logits at trained places only) against transformers' own loss of each sequence."""
+    model, tokenizer = trained(request.getfixturevalue(base))
+    model.train()
+    texts = [f"Beethoven (speaking): Good evening.{EOT}\n", f"Man (speaking): Will you play for us?{EOT}\n"]
+    sequences = [tokenizer(text)["input_ids"] for text in texts]
+    places, start = [], 0
+    for sequence in sequences:
+        places += range(start + 1, start + len(sequence))
+        start += len(sequence)
+    row = rows.Row(
+        tuple(i for sequence in sequences for i in sequence),
+        tuple(map(len, sequences)),
+        tuple(places),
+        (0, 1),
+    )
+
+    def gradients() -> dict[str, torch.Tensor]:
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        assert {n for n, p in model.named_parameters() if p.grad is not None} == found.keys()
+        model.zero_grad()
+        return found
+
+    model.zero_grad()
+    alone = 0.0
+    for sequence in sequences:
+        batch = torch.tensor([sequence])
+        loss = model(input_ids=batch, labels=batch).loss * (len(sequence) - 1) / len(places)
+        loss.backward()
+        alone += float(loss.detach())
+    expected = gradients()
+    passes.prepare(model)
+    for recompute in (False, True):
+        loss = passes.backward(model, row, len(places), recompute=recompute)
+        assert float(loss) == pytest.approx(alone, rel=1e-5)
+        for name, gradient in gradients().items():
+            assert torch.allclose(gradient, expected[name], rtol=1e-3, atol=1e-6), name
 
 
 def test_an_adapter_is_of_the_models_type(tiny):
