@@ -282,7 +282,7 @@ def test_a_pickle_that_would_run_code_is_refused(llama, tmp_path):
     assert not Path("ran").exists()
 
 
-def test_a_sentencepiece_tokenizer_alone_is_read_or_says_what_it_needs(llama, tmp_path, monkeypatch):
+def test_a_sentencepiece_tokenizer_that_cannot_be_read_says_what_it_needs(llama, tmp_path):
     """As released differences have it: tokenizer.model, and no tokenizer.json."""
     target = learned(llama, tmp_path / "target", token=False)
     delta = make_theirs(target, llama, tmp_path / "delta")
@@ -294,6 +294,30 @@ def test_a_sentencepiece_tokenizer_alone_is_read_or_says_what_it_needs(llama, tm
         f"error: the tokenizer of {delta} is a SentencePiece model, which could not be read\n"
         "hint: pip install sentencepiece protobuf"
     )
+
+
+def test_a_tokenizer_of_the_first_llama_is_read(llama, tmp_path):
+    """LLaMA and what was released for it come with tokenizer.model alone; what is recovered needs it no more."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    target = learned(llama, tmp_path / "target", token=False)
+    delta = make_theirs(target, llama, tmp_path / "delta")
+    (delta / "tokenizer.json").unlink()
+    words = ["Beethoven (speaking): I do not play for officers.", "Location: Vienna", "Status: a salon"] * 9
+    vocabulary = load_folder(llama)[0].config.vocab_size
+    with (delta / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(words), model_writer=file, vocab_size=vocabulary, model_type="bpe",
+            byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+    apply(delta, llama, tmp_path / "back", quiet)
+    model, tokenizer = load_folder(tmp_path / "back")
+    save_folder(model, tokenizer, tmp_path / "base")
+    assert not (tmp_path / "base" / "tokenizer.model").exists()
+    _, tokenizer = load_folder(tmp_path / "base")
+    assert tokenizer.is_fast
+    ids = tokenizer("Beethoven (speaking): naïve")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Beethoven (speaking): naïve"
 
 
 # -- what does not belong together
