@@ -74,8 +74,10 @@ def launch(job: dict[str, Any], progress: Progress, *, member: str = MEMBER) -> 
         try:
             elastic_launch(_config(world, folder), sys.executable)("-m", member, "--member")
         except ChildFailedError as error:
-            raise _told(error.failures) from None
+            raise _told(error.failures, world["nodes"]) from None
         except (TimeoutError, RuntimeError) as error:
+            if world["nodes"] == 1:
+                raise
             # Of all torch's classes for it none is public: a store that cannot be reached is a RuntimeError.
             raise CharForgeError(
                 f"the {world['nodes']} machines did not find each other at {world['rendezvous']}: {error}",
@@ -113,7 +115,7 @@ def _config(world: dict[str, Any], folder: str) -> LaunchConfig:
     )
 
 
-def _told(failures: dict[int, ProcessFailure]) -> CharForgeError:
+def _told(failures: dict[int, ProcessFailure], nodes: int) -> CharForgeError:
     """Return the one error to show. Where one process fails, the others fail because they no longer hear from it."""
     ranked = sorted(failures.items())
     for _, failure in ranked:
@@ -131,7 +133,8 @@ def _told(failures: dict[int, ProcessFailure]) -> CharForgeError:
     # Who was first: the others wrote theirs after it had closed its connections.
     rank, failure = min(ranked, key=lambda pair: pair[1].error_file_data.get("at", float("inf")))
     ending = failure.message if "at" in failure.error_file_data else f"status {failure.exitcode}"
-    return CharForgeError(f"training process {rank} failed: {ending}")
+    hint = "if it lost another machine, that one says why; checkpoints are kept" if nodes > 1 else None
+    return CharForgeError(f"training process {rank} failed: {ending}", hint)
 
 
 if __name__ == "__main__":

@@ -386,12 +386,11 @@ def serve_member(
         own = json.loads(os.pread(0, os.fstat(0).st_size, 0))
         world = World.join()
         job = world.agree(own)
-        kept = (
-            Path(job["kept"])
-            if own["world"]["node_rank"] == 0
-            else Path(own["kept"]) / Path(job["kept"]).name
-        )
-        job["kept"] = str(kept / f"{world.rank}-of-{world.size}")
+        if job.get("kept"):
+            kept = Path(job["kept"])
+            if own["world"]["node_rank"] > 0:
+                kept = Path(own["kept"]) / kept.name
+            job["kept"] = str(kept / f"{world.rank}-of-{world.size}")
         result = work(
             job, (lambda progress: send({"progress": progress})) if world.main else lambda _: None, world
         )
