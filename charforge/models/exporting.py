@@ -40,7 +40,7 @@ def export(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 from charforge.models import delta
 
                 progress({"phase": "taking the base model away"})
-                delta.make(base, model, out)
+                delta.make(model, base, out, progress)
                 return {"merged": merged, "files": {}}
             case "gguf":
                 return {"merged": merged, **_write_gguf(job, model, out, progress)}
