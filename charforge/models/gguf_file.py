@@ -22,6 +22,7 @@ import numpy as np
 from gguf import (
     MODEL_ARCH,
     GGMLQuantizationType,
+    GGUFReader,
     GGUFWriter,
     LlamaFileType,
     RopeScalingType,
@@ -127,6 +128,19 @@ def write(folder: Path, out: Path, kind: str, *, name: str, chat_template: str |
     finally:
         writer.close()
     return Written(out.stat().st_size, counts, rounded)
+
+
+def read(path: Path, folder: Path) -> Iterator[tuple[str, Weights]]:
+    """Yield (name, weight) of what `write` made of `folder`: dequantised, under the folder's names, in its order of rows."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = get_tensor_name_map(_architecture(config), config["num_hidden_layers"])
+    found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    tensors = _Tensors(folder, config, len(vocabulary_gguf.read(folder).tokens))
+    for source, shape in tensors.shapes():
+        if source == _FREQUENCIES or (tensor := found.get(_named(names, source))) is None:
+            continue
+        weight = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+        yield source, tensors.turned(source, weight, back=True)
 
 
 def _architecture(config: dict[str, Any]) -> MODEL_ARCH:
@@ -278,11 +292,14 @@ class _Tensors:
         if name in _BY_TOKEN:
             # The vocabulary was filled up to a round number. Those rows are of no token, and must never be sampled.
             weight = weight[: self._words]
-        if name.split(".")[-2] in self._turned:
-            # transformers keeps each head's two halves apart; llama.cpp turns neighbours.
-            rest = weight.shape[1:]
-            weight = weight.reshape(-1, 2, self._size // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
-        return weight
+        return self.turned(name, weight)
+
+    def turned(self, name: str, weight: Weights, *, back: bool = False) -> Weights:
+        """Return a weight with the rotary pairs of each head side by side, as llama.cpp turns them; `back`: two halves apart."""
+        if name.split(".")[-2] not in self._turned:
+            return weight
+        pairs = (self._size // 2, 2) if back else (2, self._size // 2)
+        return weight.reshape(-1, *pairs, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")

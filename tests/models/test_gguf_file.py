@@ -157,6 +157,8 @@ class LlamaCpp:
         params.warmup = False
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._server = xllamacpp.Server(params)
+        # Ended before it has begun to wait for work, a server waits for ever.
+        self.tokens("x")
 
     def _post(self, path, **body):
         request = urllib.request.Request(
