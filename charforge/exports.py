@@ -405,16 +405,26 @@ def _use_gguf(facts: Facts) -> str:
     )
 
 
-def _use_delta(facts: Facts) -> str:
+def delta_code(facts: Facts) -> str:
+    """Return Python that adds the difference in the current folder to its base model, and asks the sum a question."""
     base = facts["base"]
-    where = shlex.quote(base["hub"]) if base["exact"] else "./base"
-    code = f"python -m fastchat.model.apply_delta --base-model-path {where} --target-model-path ./model --delta-path ."
+    where, imports = 'Path("base")', ""
+    if base["exact"]:
+        imports = "from huggingface_hub import snapshot_download\n"
+        where = f"Path(snapshot_download({base['hub']!r}, revision={base['revision']!r}))"
+    return (
+        f"from pathlib import Path\n\n{imports}from charforge.models import delta\n\n"
+        f'delta.apply(Path("."), {where}, Path("model"), print)\n\n'
+        + folder_code(facts).replace('folder = "."  # this folder', 'folder = "./model"')
+    )
+
+
+def _use_delta(facts: Facts) -> str:
     return (
         _base_first(facts)
-        + fence(code, "sh")
-        + "\n\nIn a CharForge spec the same is `train: {base_model: {delta: ./this-folder, onto: …}}`. "
-        + "The model in `./model` is then used so:\n\n"
-        + fence(folder_code(facts).replace('folder = "."  # this folder', 'folder = "./model"'), "python")
+        + fence(delta_code(facts), "python")
+        + "\n\nIn a CharForge spec `train: {base_model: {delta: ./this-folder, onto: …}}` does the adding. FastChat's own `apply_delta` does it "
+        "too, where the base model has the added token already: `charforge.models.delta.prepare` gives it one."
     )
 
 

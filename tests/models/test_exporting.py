@@ -217,6 +217,15 @@ def test_the_cards_code_runs_for_a_gguf_file(full, tmp_path, capsys, monkeypatch
     assert names["answer"]["usage"]["prompt_tokens"] == len(tokenizer(asked)["input_ids"])
 
 
+def test_the_cards_code_runs_for_a_weight_difference(tiny, full, tmp_path, capsys, monkeypatch):
+    export(job("delta", full, tiny, tmp_path / "out"), silent)
+    shutil.copytree(tiny, tmp_path / "out" / "base")
+    _, names = run_card(tmp_path / "out", facts("delta"), capsys, monkeypatch)
+    ours = logits(*load_folder(full, torch.float32))
+    theirs = logits(names["model"].float(), names["tokenizer"])
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=0.05)
+
+
 def test_the_job_runs_as_a_child(full, tmp_path):
     heard = []
     made = asyncio.run(
