@@ -213,6 +213,12 @@ class World:
             return model
         return Sharded(model, dtype, self)
 
+    def held_gradients(self, model: Any) -> int:
+        """Return the bytes that gradients of the whole model take in each process during a step; 0 where only parts are kept."""
+        seen = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
+        size = 4 * sum(parameter.numel() for parameter in seen.values())
+        return int(self.agree(size if self.size > 1 and size <= _HELD * _memory(self) else 0))
+
     def exchange(self, model: Any, *, last: bool) -> None:
         """Say before each row's forward whether it is its step's last one in this process: gradients are exchanged then."""
         if isinstance(model, Sharded):
@@ -268,8 +274,7 @@ class Sharded(nn.Module):  # type: ignore[misc]
                 # mode, they would serve no backward.
                 module.unshard()
                 module.reshard()
-        trained = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        self.holds_gradients: bool = world.agree(4 * trained <= _HELD * _memory(world))
+        self.holds_gradients = world.held_gradients(self) > 0
 
     def _fill(self, weights: dict[str, torch.Tensor], mesh: DeviceMesh, world: World) -> None:
         """Hand every parameter's parts to their processes, one parameter after the other."""
