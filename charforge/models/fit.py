@@ -41,12 +41,18 @@ class Memory:
 
 
 def memory(
-    model: Any, longest_row: int, checkpointing: str | bool, *, free: int | None, processes: int = 1
+    model: Any,
+    longest_row: int,
+    checkpointing: str | bool,
+    *,
+    free: int | None,
+    processes: int = 1,
+    held: int = 0,
 ) -> Memory:
     """Estimate a process's memory; `longest_row` in tokens. "auto" computes layers again only where memory would be short.
 
     That changes no bit of the result: what is computed again is what was computed before. Weights, gradients and
-    optimiser states are cut into `processes` parts; activations are each process's own.
+    optimiser states are cut into `processes` parts; activations are each process's own, and so are `held` bytes of gradients.
     """
     seen = {id(parameter): parameter for parameter in model.parameters()}.values()
     trained = [parameter for parameter in seen if parameter.requires_grad]
@@ -57,6 +63,7 @@ def memory(
         for parameter in trained
     )
     weights, gradients, optimiser = (part // processes for part in (weights, gradients, optimiser))
+    gradients += held
     whole, again = (
         passes.activation_bytes(model, longest_row, recompute=recompute) for recompute in (False, True)
     )

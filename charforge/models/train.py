@@ -128,7 +128,14 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
     summary["rows"] = sum(len(rows) for rows in first_epoch)
     longest = max(len(row.ids) for rows in [*first_epoch, rows_of(held_out)] for row in rows)
     free = fit.free_memory(world.device, world.local_size)
-    plan = fit.memory(model, longest, settings["gradient_checkpointing"], free=free, processes=world.size)
+    plan = fit.memory(
+        model,
+        longest,
+        settings["gradient_checkpointing"],
+        free=free,
+        processes=world.size,
+        held=world.held_gradients(model),
+    )
     tell(_told(summary, plan, settings["method"]))
     where = (
         f"the memory of {torch.cuda.get_device_name(world.device)}"
