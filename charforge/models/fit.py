@@ -1,7 +1,8 @@
 """The plan before training: what is trained on what, how much memory it takes, and whether there is that much.
 
-The estimate leaves out what cannot be known (fragmentation, a library's workspaces), so it may be too low by a tenth; training is refused only where
-it plainly cannot fit. Knows the model's shape and the machine, and nothing of samples but their lengths.
+The estimate leaves out what cannot be known: memory that the allocator cannot give back between rows of different lengths, a
+library's workspaces. At 135M parameters and rows of 2,048 tokens on a processor the peak was 14% (whole) to 27% (computed again) above it. So
+training is refused only where it plainly cannot fit, and "auto" leaves a fifth of the memory alone. Knows the model's shape and the machine, and nothing of samples but their lengths.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ def memory(
     whole, again = (
         passes.activation_bytes(model, longest_row, recompute=recompute) for recompute in (False, True)
     )
+    # The output matrix's gradient is added up in parts, and the optimiser sees one parameter's gradient in float32 at a time.
+    largest = max((parameter.numel() * (4 + parameter.element_size()) for parameter in trained), default=0)
+    whole, again = whole + largest, again + largest
     if checkpointing == "auto":
         recompute = free is not None and gradients + optimiser + whole > _SPARE * free
     else:

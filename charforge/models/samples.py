@@ -11,14 +11,18 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from charforge.dialogue import EOT, trained_spans, turn_spans
 from charforge.errors import CharForgeError
 
 GENERAL = "general"
+_CLOSE = 16
+"""Tokens by which a part's length may differ from what it is expected to be: a few at the border between prompt and turn."""
 _FOREIGN_HEAD = re.compile(r"(?:^|\n)[^\n():]{1,80}? ?\((?:speaking|thinking)\):")
 
 
@@ -41,6 +45,12 @@ class Sample:
     def name(self) -> str:
         """Return how messages call it."""
         return f"{self.source} part {self.part}" + (f" piece {self.piece}" if self.piece > 1 else "")
+
+
+class _Turn(NamedTuple):
+    text: str
+    thought: bool
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -81,7 +91,9 @@ def encode(
     tokens = _tokens(tokenizer, prompt + output)
     if len(tokens[0]) + general <= limit:
         return [_sample(tokenizer, record, output, character, loss, 1, tokens)]
-    outputs, sizes = ([], [len(tokens[0]) + 1]) if general else _split(tokenizer, prompt, output, limit)
+    outputs, sizes = (
+        ([], [len(tokens[0]) + 1]) if general else _split(tokenizer, prompt, output, tokens[1], limit)
+    )
     if left_out is not None:
         left_out += ({"source": source, "part": part, "tokens": size} for size in sizes)
     return [
@@ -90,21 +102,34 @@ def encode(
     ]
 
 
-def _split(tokenizer: Any, prompt: str, output: str, limit: int) -> tuple[list[str], list[int]]:
+def _split(
+    tokenizer: Any, prompt: str, output: str, offsets: Sequence[tuple[int, int]], limit: int
+) -> tuple[list[str], list[int]]:
     """Return the parts of output, and the tokens (with the prompt) of each turn that is longer than `limit` by itself.
 
-    A thought goes with what follows it, as far as both fit together.
+    A thought goes with what follows it, as far as both fit together. `offsets` are the whole text's: end marks part a text before it is
+    cut into tokens, so a turn has about as many anywhere. Where that is too close to the limit the text is asked.
     """
-
-    def tokens(turns: Sequence[tuple[str, bool]]) -> int:
-        return len(_tokens(tokenizer, prompt + "".join(text for text, _ in turns))[0])
-
     spans = turn_spans(output)
-    ends = [*(span.start for span in spans[1:]), len(output)]
+    if not spans:
+        return [], [len(offsets)]
+    begins = [span.start for span in spans]
+    ends = [*begins[1:], len(output)]
+    sizes = Counter(bisect_right(begins, max(first - len(prompt), 0)) - 1 for first, _ in offsets)
+    in_prompt = sum(last <= len(prompt) for _, last in offsets)
+    sizes[0] -= in_prompt
     turns = [
-        (output[span.start : end], span.action == "thinking") for span, end in zip(spans, ends, strict=True)
+        _Turn(output[span.start : end], span.action == "thinking", sizes[i])
+        for i, (span, end) in enumerate(zip(spans, ends, strict=True))
     ]
-    parts: list[list[tuple[str, bool]]] = [[]]
+
+    def tokens(some: Sequence[_Turn]) -> int:
+        about = in_prompt + sum(turn.tokens for turn in some)
+        if abs(about - limit) > _CLOSE:
+            return about
+        return len(_tokens(tokenizer, prompt + "".join(turn.text for turn in some))[0])
+
+    parts: list[list[_Turn]] = [[]]
     too_long: list[int] = []
     for turn in turns:
         if (alone := tokens([turn])) > limit:
@@ -113,15 +138,15 @@ def _split(tokenizer: Any, prompt: str, output: str, limit: int) -> tuple[list[s
             continue
         if tokens([*parts[-1], turn]) > limit:
             before = parts[-1]
-            moved: list[tuple[str, bool]] = []
-            while len(before) > 1 and before[-1][1]:
+            moved: list[_Turn] = []
+            while len(before) > 1 and before[-1].thought:
                 moved.insert(0, before.pop())
             if tokens([*moved, turn]) > limit:
                 before += moved
                 moved = []
             parts.append(moved)
         parts[-1].append(turn)
-    return ["".join(text for text, _ in part) for part in parts if part], too_long
+    return ["".join(turn.text for turn in part) for part in parts if part], too_long
 
 
 def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:

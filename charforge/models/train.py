@@ -146,7 +146,7 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
 
     # 6. The model where it is trained, and the optimiser's float32 masters.
     passes.prepare(model)
-    if world.size == 1:
+    if world.size == 1 and settings["method"] != "qlora":  # which is loaded to where it stays
         model = model.to(world.device)
     if world.main:
         passes.check_head(model, first_epoch[0][0])

@@ -160,6 +160,20 @@ def test_a_turn_that_fits_nowhere_is_left_out_and_named(plain):
     assert "play play" not in text
 
 
+def test_a_prompt_that_fills_the_context_leaves_every_turn_out(plain):
+    found = read(plain, [record(), record([], "d/empty")], B, "character", 20)
+    assert found.samples == []
+    assert [turn["source"] for turn in found.left_out] == ["d/1"] * len(TURNS) + ["d/empty"]
+
+
+@pytest.mark.parametrize("limit", range(60, 160, 7))
+def test_no_part_is_longer_than_the_limit(tokenizer, limit):
+    found = read(tokenizer, [record(TURNS * 3)], B, "character", limit)
+    assert all(len(sample.ids) <= limit for sample in found.samples)
+    assert all(turn["tokens"] > limit for turn in found.left_out)
+    check_mask(tokenizer, found.samples, B, "character")
+
+
 def test_a_part_in_which_the_character_is_silent_keeps_no_loss(plain):
     turns = [Turn("Man", "speaking", "Will you play for us tonight? " * 8), *TURNS]
     first, *_ = encode(plain, record(turns), B, "character", 170)
