@@ -51,6 +51,8 @@ def wrap(model: Any, tokenizer: Any, lora: dict[str, Any], *, quantised: bool = 
         # Named even where they are one matrix: peft notices that by the model's configuration.
         trainable_token_indices={name: [token] for name in _row_modules(model)},
         bias="none",
+        # GPT-2's layers keep their weights the other way round.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     dtype = model.get_input_embeddings().weight.dtype
     with _peft_quietly():

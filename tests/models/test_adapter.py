@@ -211,6 +211,23 @@ def test_an_unknown_target_module_is_named_with_those_that_exist(name, tiny):
     )
 
 
+def test_layers_of_gpt2_are_adapted_and_merged(tiny, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(2)
+    config = GPT2Config(
+        vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+    )
+    save_folder(GPT2LMHeadModel(config), load_folder(tiny)[1], tmp_path / "gpt2")
+    model, tokenizer = trained(tmp_path / "gpt2", target_modules=["c_attn", "c_proj"])
+    assert target_modules(load_folder(tmp_path / "gpt2")[0]) == ["c_attn", "c_fc", "c_proj"]
+    save_adapter(model, tokenizer, tmp_path / "a", "gpt2")
+    again, _ = load_adapter(tmp_path / "gpt2", tmp_path / "a", torch.float32)
+    expected = logits(model, tokenizer)
+    assert torch.equal(logits(again, tokenizer), expected)
+    assert torch.allclose(logits(merge(again), tokenizer), expected, atol=1e-4)
+
+
 # -- on disk
 
 
