@@ -97,12 +97,15 @@ class Optimiser:
 
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the length of all gradients as one vector, added up in float32 whatever type they have; a scalar."""
-    norms = [
-        _whole(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32))
-        for parameter in parameters
-        if parameter.grad is not None
-    ]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(_local(gradient), dtype=torch.float32) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if any(_local(gradient) is not gradient for gradient in gradients):
+        # One exchange for all: with one each, all processes would wait for each other as often as there are parameters.
+        squares = norm.square()
+        torch.distributed.all_reduce(squares)
+        norm = squares.sqrt()
+    return norm
 
 
 def rate(step: int, steps: int, settings: dict[str, Any]) -> float:
@@ -133,7 +136,3 @@ def rate(step: int, steps: int, settings: dict[str, Any]) -> float:
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this process's part of a tensor that is spread over several."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
