@@ -23,7 +23,7 @@ from charforge.errors import CharForgeError
 GENERAL = "general"
 _CLOSE = 16
 """Tokens by which a part's length may differ from what it is expected to be: a few at the border between prompt and turn."""
-_FOREIGN_HEAD = re.compile(r"(?:^|\n)[^\n():]{1,80}? ?\((?:speaking|thinking)\):")
+_FOREIGN_HEAD = re.compile(r"\n[^\n():]{1,80}? ?\((?:speaking|thinking)\):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +260,8 @@ def check_mask(tokenizer: Any, samples: Iterable[Sample], character: str, loss: 
                     sample,
                     f"a token is trained that {character} does not say: {_short(text)} after {_short(head)}",
                 )
-            # The run itself begins behind the name: a head on a later line is somebody's who is not the character.
-            if _FOREIGN_HEAD.search("." + text):
+            # The run itself begins behind the name: a head on a later line is another turn's.
+            if _FOREIGN_HEAD.search(text):
                 raise _broken(sample, f"another speaker's turn is trained: {_short(text)}")
     return figures
 

@@ -272,6 +272,15 @@ def test_words_without_an_end_mark_inside_a_trained_turn_are_found(plain):
         check_mask(plain, [sample], B, "character")
 
 
+@pytest.mark.parametrize("loss", ["character", "character_speech", "completion"])
+def test_words_that_look_like_a_turn_are_words(tokenizer, loss):
+    turns = [Turn("Man", "speaking", "Beethoven (speaking): Ha!"), Turn(B, "speaking", "Man (speaking): Hm.")]
+    (sample,) = encode(tokenizer, record(turns), B, loss, 1000)
+    check_mask(tokenizer, [sample], B, loss)
+    assert squeezed(learned(tokenizer, sample)).endswith("Man(speaking):Hm.<|eot|>")
+    assert ("Ha!" in learned(tokenizer, sample)) == (loss == "completion")
+
+
 def test_spans_that_cross_tokens_are_refused(plain, monkeypatch):
     monkeypatch.setattr(module, "trained_spans", lambda *_: [(7, 9)])
     with pytest.raises(CharForgeError) as caught:
