@@ -97,7 +97,7 @@ def test_a_template_that_raises_fails_its_request_alone(tiny, monkeypatch):
 
 def test_weights_that_are_not_there_fail_their_requests_only(tiny):
     answers = serve(line(1, "/nowhere"), line(2, tiny), line(3, "/nowhere"))
-    failure = "/nowhere is not a model folder: it has no config.json"
+    failure = "there is no folder /nowhere"
     assert [answers[key].get("error") for key in (1, 2, 3)] == [failure, None, failure]
 
 
