@@ -475,7 +475,8 @@ def modelfile(facts: Facts, file: str) -> str:
     # Ollama hands a reply over as it came, its leading space included; other clients take that space off.
     space = '{{ if .Content }}{{ if ne (slice .Content 0 1) " " }} {{ end }}{{ end }}'
     template = (
-        "{{ if .System }}{{ .System }}\n\n{{ end }}"
+        (" " if facts["files"][file].get("first_space") else "")
+        + "{{ if .System }}{{ .System }}\n\n{{ end }}"
         "{{ range .Messages }}"
         f'{{{{ if eq .Role "user" }}}}{cue(INTERVIEWER, "speaking")}{space}{{{{ .Content }}}}{EOT}\n'
         f'{{{{ else if eq .Role "assistant" }}}}{character}{space}{{{{ .Content }}}}{EOT}\n'

@@ -3,7 +3,7 @@
 The job: `{"kind": "merged" | "delta" | "gguf", "model": folder, "base": folder, "out": folder, "name": str}`. `model` is what training
 left: a whole model or an adapter of `base`, which is merged first. For gguf also `{"id", "types", "chat_template", "measure"}`: one file
 `<id>-<type>.gguf` a type; `measure` is null or `{"sft", "sources", "character", "loss", "context"}`, and then each file's perplexity is
-in the result. The result: `{"merged": bool, "files": {name: {"type", "bytes", "rounded", "perplexity"?}}, "perplexity": of the folder}`.
+in the result. The result: `{"merged": bool, "files": {name: {"type", "bytes", "rounded", "first_space", "perplexity"?}}, "perplexity": of the folder}`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,12 @@ def _write_gguf(job: dict[str, Any], model: Path, out: Path, progress: Progress)
         written = gguf_file.write(
             model, out / name, kind, name=job["name"], chat_template=job["chat_template"]
         )
-        files[name] = {"type": kind, "bytes": written.bytes, "rounded": written.rounded}
+        files[name] = {
+            "type": kind,
+            "bytes": written.bytes,
+            "rounded": written.rounded,
+            "first_space": written.first_space,
+        }
     if job["measure"] is None:
         return {"files": files}
     from charforge.models.perplexity import perplexities

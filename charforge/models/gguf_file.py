@@ -60,12 +60,13 @@ class Written:
     """What a file holds: its size in bytes, its tensors by type, and the largest change that rounding to float16 made.
 
     bfloat16 has fewer digits than float16 and a wider range, so weights from 6.1e-05 to 65504 are kept exactly; smaller ones lose digits (by
-    3e-08 at most), larger ones are refused.
+    3e-08 at most), larger ones are refused. `first_space`: a prompt has to begin with a space (the chat template does).
     """
 
     bytes: int
     tensors: dict[str, int]
     rounded: float
+    first_space: bool
 
 
 def write(folder: Path, out: Path, kind: str, *, name: str, chat_template: str | None = None) -> Written:
@@ -127,7 +128,7 @@ def write(folder: Path, out: Path, kind: str, *, name: str, chat_template: str |
             writer.write_tensor_data(np.ascontiguousarray(data))
     finally:
         writer.close()
-    return Written(out.stat().st_size, counts, rounded)
+    return Written(out.stat().st_size, counts, rounded, vocabulary.first_space)
 
 
 def read(path: Path, folder: Path) -> Iterator[tuple[str, Weights]]:
@@ -230,7 +231,7 @@ def _tell_vocabulary(
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_space_prefix(vocabulary.add_space_prefix)
     if template := chat_template or vocabulary.chat_template:
-        writer.add_chat_template(template)
+        writer.add_chat_template((" " if vocabulary.first_space else "") + template)
 
 
 def _named(names: TensorNameMap, source: str) -> str:

@@ -27,7 +27,9 @@ SPACE = "▁"
 class Vocabulary:
     """`tokens`, `types` and, of SentencePiece's kind, `scores` by id; `merges` as `left right`, of byte-level BPE.
 
-    `model` and `pre` are llama.cpp's names. `special` is `{role: id}` with roles as GGUF's keys name them.
+    `model` and `pre` are llama.cpp's names. `special` is `{role: id}` with roles as GGUF's keys name them. `add_space_prefix`: a space
+    goes before each stretch of text between special tokens. `first_space`: before the very first one only, which llama.cpp does
+    not know: there a prompt has to begin with that space itself.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Vocabulary:
     special: dict[str, int]
     add_bos: bool
     add_space_prefix: bool
+    first_space: bool
     chat_template: str | None
 
 
@@ -80,12 +83,12 @@ def read(folder: Path) -> Vocabulary:
         raise CharForgeError(f"a tokenizer of type {model['type']} cannot be written as GGUF", _HINT)
     tokens, types = _tokens(data)
     if model.get("byte_fallback"):
-        name, pre, scores, prefix = "llama", "default", _scores(data, len(tokens)), _prefixes_space(data)
+        name, pre, scores, prefix = "llama", "default", _scores(data, len(tokens)), _space(data)
         for n in range(256):
             if (byte := model["vocab"].get(f"<0x{n:02X}>")) is not None:
                 types[byte] = BYTE
     else:
-        name, pre, scores, prefix = "gpt2", _pre(data), None, False
+        name, pre, scores, prefix = "gpt2", _pre(data), None, "never"
     ids = {token: i for i, token in enumerate(tokens)}
     special = {
         role: ids[text]
@@ -110,7 +113,8 @@ def read(folder: Path) -> Vocabulary:
         scores,
         special,
         _adds_bos(data, special),
-        prefix,
+        prefix == "always",
+        prefix == "first",
         template.read_text(encoding="utf-8") if template.is_file() else settings.get("chat_template"),
     )
 
@@ -171,21 +175,21 @@ def _adds_bos(data: dict[str, Any], special: dict[str, int]) -> bool:
 # -- SentencePiece's kind --------------------------------------------------------------------------------------------
 
 
-def _prefixes_space(data: dict[str, Any]) -> bool:
-    """Say whether a text gets a space in front. CharForgeError where text is altered in any other way."""
+def _space(data: dict[str, Any]) -> str:
+    """Return where text gets a space in front: always, first, never. CharForgeError where it is altered in any other way."""
     steps: list[Any] = []
     for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         whole = data.get(part) or {}
         steps += whole.get(inner, [whole] if whole else [])
-    prefix = False
+    prefix = "never"
     for step in steps:
         match step:
             case {"type": "Prepend", "prepend": "▁"}:
-                prefix = True
+                prefix = "always"
             case {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}:
                 pass
             case {"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": scheme}:
-                prefix = scheme != "never"
+                prefix = scheme
             case _:
                 raise CharForgeError(
                     f"the tokenizer alters text by {step['type']}, which llama.cpp does not", _HINT

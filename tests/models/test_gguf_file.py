@@ -158,7 +158,7 @@ class LlamaCpp:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._server = xllamacpp.Server(params)
         # Ended before it has begun to wait for work, a server waits for ever.
-        self.tokens("x")
+        self.complete("x", 1)
 
     def _post(self, path, **body):
         request = urllib.request.Request(
@@ -385,3 +385,81 @@ def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_refused(tmp_path):
     with pytest.raises(CharForgeError) as caught:
         vocabulary_gguf.read(folder)
     assert caught.value.message == f"{folder} has no tokenizer.json"
+
+
+# -- LLaMA 1 and 2: SentencePiece's kind ------------------------------------------------------------------------------
+
+
+def sentencepiece_like(folder, *, whole_text: bool, drop=None):
+    """Write a model with a tokenizer like LLaMA's. `whole_text`: the space in front is before each stretch between special tokens."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=160, show_progress=False))
+    learned = json.loads(trained.to_str())["model"]
+    pieces = [left + right for left, right in learned["merges"]]
+    letters = sorted(set(learned["vocab"]) - set(pieces))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces, *letters]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocab and piece[cut:] in vocab
+    ]
+    merges = [merge for merge in merges if "".join(merge) != drop]
+    backend = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    if whole_text:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>", EOT)]
+    )
+    from tokenizers.processors import TemplateProcessing
+
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": len(tokenizer) + 5}))
+    save_folder(model, tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("whole_text", [True, False])
+def test_llama_cpp_reads_text_as_llamas_tokenizer_does(tmp_path, whole_text):
+    folder = sentencepiece_like(tmp_path / "model", whole_text=whole_text)
+    vocabulary = vocabulary_gguf.read(folder)
+    assert (vocabulary.model, vocabulary.add_bos) == ("llama", True)
+    written = gguf_file.write(folder, tmp_path / "model.gguf", "f16", name="Tiny")
+    assert written.first_space == (not whole_text)
+    _, tokenizer = load_folder(folder, torch.float32)
+    with closing(LlamaCpp(tmp_path / "model.gguf")) as llama:
+        for text in TEXTS:
+            # A space before the first stretch of text only is what llama.cpp does not know: the prompt brings it.
+            space = " " if written.first_space and not text.startswith((" ", EOT)) else ""
+            assert llama.tokens(space + text) == tokenizer(text)["input_ids"], text
+
+
+def test_a_chat_template_begins_with_the_space_that_llama_cpp_leaves_out(tmp_path):
+    for whole_text in (True, False):
+        folder = sentencepiece_like(tmp_path / f"{whole_text}", whole_text=whole_text)
+        file = tmp_path / f"{whole_text}.gguf"
+        gguf_file.write(folder, file, "f16", name="Tiny", chat_template="{{ messages[0]['content'] }}")
+        _, tokenizer = load_folder(folder, torch.float32)
+        with closing(LlamaCpp(file)) as llama:
+            asked = [{"role": "user", "content": PROMPT}]
+            answer = llama._post("/v1/chat/completions", messages=asked, max_tokens=1)
+        assert answer["usage"]["prompt_tokens"] == len(tokenizer(PROMPT)["input_ids"])
+
+
+def test_a_vocabulary_that_merges_another_way_than_by_scores_is_refused(tmp_path):
+    folder = sentencepiece_like(tmp_path / "model", whole_text=True, drop="▁you")
+    with pytest.raises(CharForgeError, match="the tokenizer makes '▁you' not of"):
+        vocabulary_gguf.read(folder)
