@@ -46,6 +46,8 @@ def launch(job: dict[str, Any], progress: Progress, *, member: str = MEMBER) -> 
     """
     world = job["world"]
     result: dict[str, Any] = {}
+    if world["nodes"] > 1:
+        progress({"told": f"meeting the other machines at {world['rendezvous']}, {world['nodes']} in all"})
 
     def relay(pipe: int) -> None:
         with os.fdopen(pipe, encoding="utf-8") as lines:

@@ -261,6 +261,23 @@ def test_the_first_process_speaks_for_all(module):
     assert told == [{"step": 1}]
 
 
+def test_a_machine_that_finds_nobody_says_where_it_looked(module, tmp_path):
+    name = module("")
+    script = (tmp_path / "a_launch.py").read_text()
+    (tmp_path / "a_launch.py").write_text(
+        script.replace("serve_job(", "import charforge.models.launch as l; l._PATIENCE = 1\nserve_job(", 1)
+    )
+    meeting = f"127.0.0.1:{free_port()}"
+    heard: list = []
+    with pytest.raises(CharForgeError) as caught:
+        run({"world": TWO | {"nodes": 2, "node_rank": 1, "rendezvous": meeting}}, heard, name)
+    assert caught.value.message.startswith(f"the 2 machines did not find each other at {meeting}: ")
+    assert caught.value.hint == (
+        "start `charforge build` there and `charforge join` on every other machine, with the same --nodes"
+    )
+    assert heard == [{"told": f"meeting the other machines at {meeting}, 2 in all"}]
+
+
 PARENT = """
 import asyncio, sys
 from charforge.models.process import run_job
