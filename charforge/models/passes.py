@@ -7,7 +7,7 @@ time. Serves full and peft-wrapped models and `world.Sharded`. Knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from charforge.errors import CharForgeError
+from charforge.models.packed import PackedAttention
 from charforge.models.rows import Row
 
 NAME = "charforge_packed"
@@ -58,6 +59,8 @@ def attend(
     for name in ("softcap", "s_aux"):
         if others.get(name) is not None:
             raise CharForgeError(f"models with {name} in their attention are not trained here")
+    if query.device.type == "cpu":
+        return PackedAttention.apply(query[0], key[0], value[0], sequences, scaling)[None], None
     out = [
         F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -92,12 +95,21 @@ def backward(model: Any, row: Row, denominator: float, *, recompute: bool) -> to
     _recompute_layers(causal(model), yes=recompute)
     states = hidden_states(model, row)
     leaf = states.detach().requires_grad_()
+    labels = _tensor([row.ids[target] for target in row.targets], states.device)
     total = torch.zeros((), device=states.device)
-    for start, losses in _losses(model, leaf, row):
-        del start
-        loss = losses.sum() / denominator
-        loss.backward()
-        total += loss.detach()
+    for some in _some(model, len(labels)):
+        logits = causal(model).get_output_embeddings()(leaf[some])
+        with torch.no_grad():
+            # The cross-entropy and its gradient by hand, in the memory of one copy: probabilities, less 1 where the label is.
+            scores = torch.log_softmax(logits.float(), -1)
+            places = torch.arange(len(scores), device=scores.device)
+            total -= scores[places, labels[some]].sum() / denominator
+            scores.exp_()
+            scores[places, labels[some]] -= 1.0
+            gradient = scores.div_(denominator).to(logits.dtype)
+            del scores
+        logits.backward(gradient)
+        del logits, gradient
     states.backward(leaf.grad)
     return total
 
@@ -108,7 +120,14 @@ def measure(model: Any, rows: Sequence[Row]) -> list[float]:
     with torch.inference_mode():
         for row in rows:
             states = hidden_states(model, row)
-            losses = torch.cat([losses for _, losses in _losses(model, states, row)]).double()
+            labels = _tensor([row.ids[target] for target in row.targets], states.device)
+            head = causal(model).get_output_embeddings()
+            losses = torch.cat(
+                [
+                    F.cross_entropy(head(states[some]).float(), labels[some], reduction="none").double()
+                    for some in _some(model, len(labels))
+                ]
+            )
             ends = list(accumulate(row.lengths))
             counts = [
                 sum(end - n <= t < end for t in row.targets) for end, n in zip(ends, row.lengths, strict=True)
@@ -166,14 +185,11 @@ def activation_bytes(model: Any, tokens: int, *, recompute: bool) -> int:
     return int(tokens * numbers * causal(model).dtype.itemsize + 3 * 4 * _LOGITS)
 
 
-def _losses(model: Any, states: torch.Tensor, row: Row) -> Any:
-    """Yield (start, losses in float32) of as many targets as `_LOGITS` allows at a time."""
-    head = causal(model).get_output_embeddings()
-    labels = _tensor([row.ids[target] for target in row.targets], states.device)
-    some = max(64, _LOGITS // causal(model).config.get_text_config().vocab_size // 64 * 64)
-    for start in range(0, len(labels), some):
-        logits = head(states[start : start + some]).float()
-        yield start, F.cross_entropy(logits, labels[start : start + some], reduction="none")
+def _some(model: Any, targets: int) -> Iterator[slice]:
+    """Cut the targets into as many at a time as `_LOGITS` allows."""
+    at_once = max(64, _LOGITS // causal(model).config.get_text_config().vocab_size // 64 * 64)
+    for start in range(0, targets, at_once):
+        yield slice(start, start + at_once)
 
 
 def _recompute_layers(inner: Any, *, yes: bool) -> None:
