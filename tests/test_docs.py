@@ -93,6 +93,7 @@ PAGES = (
     "docs/endpoints.md",
     "docs/plan.md",
     "docs/recordings.md",
+    "docs/exports.md",
     "bench/RESULTS.md",
 )
 _COMMAND = re.compile(

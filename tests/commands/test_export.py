@@ -178,9 +178,10 @@ def test_what_cannot_be_is_one_clear_error(run, built, argv, status, error):
 class Real(ScriptedWorkshop):
     """Scripted, but its weights are a real model's: two layers, untrained."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, trained=None):
         super().__init__()
         self.folder = folder
+        self.trained = trained or folder
 
     async def export_base(self, job, on_progress):
         shutil.copytree(self.folder, job["out"])
@@ -188,7 +189,7 @@ class Real(ScriptedWorkshop):
 
     async def train(self, job, on_progress):
         await super().train({**job, "out": str(Path(job["out"]).with_name("weights"))}, on_progress)
-        shutil.copytree(self.folder, job["out"])
+        shutil.copytree(self.trained, job["out"])
         return {}
 
 
@@ -220,3 +221,40 @@ def test_gguf_files_come_with_a_modelfile(run, eliza, monkeypatch, tiny_model):
         "",
         "error: eliza: no dialogues were held out to measure on\nhint: set train.held_out, and build again\n",
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_model, tmp_path_factory):
+    import torch
+
+    from charforge.models.adapter import save_adapter, wrap
+    from charforge.models.load import load_folder
+    from charforge.models.vocabulary import add_end_of_turn
+
+    model, tokenizer = load_folder(tiny_model, torch.bfloat16)
+    add_end_of_turn(model, tokenizer)
+    wrapped = wrap(model, tokenizer, {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"})
+    folder = tmp_path_factory.mktemp("adapter")
+    save_adapter(wrapped, tokenizer, folder, "embedded/smollm2-135m-instruct")
+    return folder
+
+
+def test_an_adapter_is_exported_alone_or_merged(run, eliza, monkeypatch, tiny_model, tiny_adapter):
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_: Real(tiny_model, tiny_adapter))
+    lora = (*SCRIPTED, "--set=train.method=lora")
+    status, _, err = run("build", "eliza", "--to", "model", *lora)
+    assert status == 0, err
+    exports = eliza.parents[1] / "export"
+    assert run("export", "lora", "eliza", *lora)[0] == 0
+    for path in tiny_adapter.iterdir():
+        assert (exports / "eliza-lora" / path.name).read_bytes() == path.read_bytes()
+    assert "base_model_relation: adapter" in (exports / "eliza-lora" / "README.md").read_text()
+    status, out, err = run("export", "hf", "eliza", *lora)
+    assert (status, err) == (0, "eliza: merging the adapter\n")
+    assert out.endswith(", the adapter merged into its base model\n")
+    assert "A LoRA adapter merged into its base model" in (exports / "eliza-hf" / "README.md").read_text()
+    assert run("export", "merged", "eliza", *lora)[0] == 0
+    weights = "model.safetensors"
+    assert (exports / "eliza-merged" / weights).read_bytes() == (exports / "eliza-hf" / weights).read_bytes()
+    status, out, err = run("export", "delta", "eliza", *lora)
+    assert (status, err.splitlines()[-1]) == (0, "eliza: subtracting")
