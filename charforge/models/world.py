@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,27 +33,21 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import charforge
 from charforge.errors import CharForgeError
 from charforge.models.passes import causal
-from charforge.models.process import available_cpus, claim_stdout, die_with_parent
-from charforge.models.rows import Row
+from charforge.models.process import claim_stdout, die_with_parent
+from charforge.models.rows import Packable, Row
 
 _SILENCE = timedelta(minutes=30)
 """How long a process waits for the others: the first one reads the base weights and all samples meanwhile."""
 _HELD = 0.4
 """Share of a device's memory that gradients of the whole model may take in float32, so that a step of several rows has one
 exchange of gradients. Where they would take more they are exchanged after each row and only parts are kept."""
-
-
 _NOTHING = Row((0, 0), (2,), (1,), ())
+"""The shortest row there is."""
 
-
-class Sized(Protocol):
-    @property
-    def ids(self) -> tuple[int, ...]: ...
-
-
-S = TypeVar("S", bound=Sized)
+S = TypeVar("S", bound=Packable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +93,7 @@ class World:
     def _compare(self) -> None:
         """Other versions round differently, or send differently: better said than found out."""
         facts = {
+            "charforge": charforge.__version__,
             "Python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -116,11 +111,6 @@ class World:
     def main(self) -> bool:
         """Whether this is the process that reads and writes the user's files."""
         return self.rank == 0
-
-    @property
-    def threads(self) -> int:
-        """Threads for each process of this machine."""
-        return max(1, available_cpus() // self.local_size)
 
     # -- telling each other
 
@@ -207,7 +197,8 @@ class World:
     def shard(self, model: Any, dtype: torch.dtype) -> Any:
         """Return the model in parts, on this world's device; `model` itself where nobody shares it.
 
-        `model` holds its weights in the first process; elsewhere it has the same shape and may be a `skeleton`. Trained parameters become float32, and are what the optimiser steps on; layers are multiplied in `dtype`.
+        `model` holds its weights in the first process; elsewhere it has the same shape and may be a `skeleton`. Trained
+        parameters become float32, and are what the optimiser steps on; layers are multiplied in `dtype`.
         """
         if self.size == 1:
             return model
