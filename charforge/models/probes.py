@@ -21,6 +21,10 @@ from charforge.models.load import load
 from charforge.models.process import available_cpus, serve_job
 
 
+_PENALTY = 1.15
+"""Without one a small model's likeliest continuation goes round in circles."""
+
+
 def answer(job: dict[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Do the job of the module's docstring. A prompt that leaves no room for an answer is answered by nothing."""
     torch.set_num_threads(available_cpus())
@@ -46,6 +50,7 @@ def _answers(weights: dict[str, str], probes: list[dict[str, str]], max_tokens: 
                 prompt=probe["prompt"],
                 max_tokens=max_tokens,
                 temperature=0.0,
+                repetition_penalty=_PENALTY,
                 stop=(EOT, "\n"),
             )
             for probe in probes
