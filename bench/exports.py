@@ -2,14 +2,16 @@
 
     python bench/exports.py [SPEC] [-n ANSWERS]
 
-Exports the last build of a character (default: beethoven) in every type, with `--measure`, to a temporary folder. Then the f16 file
-answers probe questions in llama.cpp, greedily, and each token's log-probability is compared with transformers' in float32 on the same text.
+Exports the last build of a character (default: beethoven) to a temporary folder, writes its weights in every type, and measures each (dequantised, in
+float32). Then the f16 file answers probe questions in llama.cpp, greedily, and each token's log-probability is compared with transformers'
+in float32 on the same text.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def charforge(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "charforge", *words], check=True)
 
 
-def compare(folder: Path, hf: Path, count: int) -> None:
+def compare(file: Path, hf: Path, count: int) -> None:
     """Print how far llama.cpp's log-probabilities of its own greedy answers are from transformers'."""
     import torch
     import xllamacpp
@@ -40,9 +42,9 @@ def compare(folder: Path, hf: Path, count: int) -> None:
     from charforge import exports
     from charforge.models.load import load_folder
 
-    facts = json.loads((folder / "charforge.json").read_text(encoding="utf-8"))
+    facts = json.loads((hf / "charforge.json").read_text(encoding="utf-8"))
     params = xllamacpp.CommonParams()
-    params.model.path = str(next(folder.glob("*-f16.gguf")))
+    params.model.path = str(file)
     params.n_ctx = 1024
     params.n_parallel = 1
     params.verbosity = -1
@@ -83,21 +85,35 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=32, help="tokens an answer (default: 32)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, hf = Path(scratch) / "gguf", Path(scratch) / "hf"
-        charforge("export", "gguf", args.spec, "--type", "all", "--measure", "--out", str(folder))
+        hf, data = Path(scratch) / "hf", Path(scratch) / "dataset"
         charforge("export", "hf", args.spec, "--out", str(hf))
-        facts = json.loads((folder / "charforge.json").read_text(encoding="utf-8"))
-        size = (hf / "model.safetensors").stat().st_size
-        before = facts["perplexity"]
-        print(f"{'type':8} {'MB':>8} {'perplexity':>11} {'change':>9}")
-        print(f"{'bf16':8} {size / 1e6:8.1f} {before:11.3f}")
-        for file in sorted(facts["files"].values(), key=lambda file: -file["bytes"]):
-            change = file["perplexity"] / before - 1
-            print(
-                f"{file['type']:8} {file['bytes'] / 1e6:8.1f} {file['perplexity']:11.3f} {change:+9.2%}"
-                + (f"  (a weight changed by {file['rounded']:.1e} at most)" if file["rounded"] else "")
-            )
-        compare(folder, hf, args.n)
+        charforge("export", "dataset", args.spec, "--out", str(data))
+        measure(hf, data / "sft.jsonl")
+        compare(hf / "f16.gguf", hf, args.n)
+
+
+def measure(hf: Path, sft: Path) -> None:
+    """Write every type beside the folder's weights and print what each costs."""
+    from charforge.models import gguf_file
+    from charforge.models.perplexity import perplexities
+
+    facts = json.loads((hf / "charforge.json").read_text(encoding="utf-8"))
+    held_out = set(facts["summary"]["held_out"])
+    lines = (json.loads(line) for line in sft.read_text(encoding="utf-8").splitlines())
+    records = [record for record in lines if record["source"]["id"] in held_out]
+    settings = {
+        "character": facts["character"]["short_name"],
+        "loss": facts["train"]["loss"],
+        "context": facts["train"]["context_length"],
+    }
+    files = [hf / f"{kind}.gguf" for kind in gguf_file.TYPES]
+    written = [gguf_file.write(hf, file, file.stem, name="bench") for file in files]
+    before, *after = perplexities(hf, files, records, settings)
+    print(f"{len(records)} held-out dialogues; before training {math.exp(facts['summary']['base_loss']):.3f}")
+    print(f"{'type':8} {'MB':>8} {'perplexity':>11} {'change':>9}")
+    print(f"{'bf16':8} {(hf / 'model.safetensors').stat().st_size / 1e6:8.1f} {before:11.3f}")
+    for file, facts_, perplexity in zip(files, written, after, strict=True):
+        print(f"{file.stem:8} {facts_.bytes / 1e6:8.1f} {perplexity:11.3f} {perplexity / before - 1:+9.2%}")
 
 
 if __name__ == "__main__":

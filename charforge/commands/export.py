@@ -74,8 +74,22 @@ def _kind(args: argparse.Namespace) -> str:
     return kind
 
 
-def _types(args: argparse.Namespace) -> list[str]:
-    return list(TYPES) if args.type == "all" else [args.type or _DEFAULT_TYPE]
+def _types(base: Mapping[str, Any], args: argparse.Namespace) -> list[str]:
+    if args.type == "all":
+        return [kind for kind in TYPES if kind != base["quantisation"]]
+    return [args.type or _DEFAULT_TYPE]
+
+
+def _check_types(base: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Refuse the type that the base model was dequantised from.
+
+    Its weights lie on that type's steps, and training moves them by less than a step: rounding again puts 95% of the change back.
+    """
+    if args.type is not None and args.type == base["quantisation"]:
+        raise CharForgeError(
+            f"{args.type} would undo the training: {base['name']} was dequantised from {args.type}, and rounds back to it",
+            "choose q8_0, or q4_0 for 4 bits",
+        )
 
 
 def _check_place(out: Path, found: Target, *, force: bool) -> None:
@@ -175,6 +189,8 @@ def _fetch(
         "summary": json.loads(store.read(trace.outputs["train_summary.json"])),
         "base": _base(store, traces.get("base"), body["params"].get("base_name"), spec.train.base_model),
     }
+    if kind == "gguf":
+        _check_types(facts["base"], args)
     copied = kind == "lora" or (kind in {"hf", "merged"} and not adapter)
     _copy_tree(store, weights, work / ("out" if copied else "model"))
     if not copied and (adapter or kind == "delta"):
@@ -258,6 +274,7 @@ def _base(store: Store, trace: Trace | None, name: str | None, spelled: Any) -> 
     """Return what is known of the base model: how a person calls it, its name on the hub, its licence, how to get it."""
     params = {} if trace is None else _body(store, trace)["params"].get("base", {})
     facts: dict[str, Any] = {"hub": None, "revision": None, "licence": None, "note": None, "job": None}
+    facts["quantisation"] = None
     facts |= {
         "exact": False,
         "name": name or (spelled if isinstance(spelled, str) else "a weight difference"),
@@ -268,6 +285,7 @@ def _base(store: Store, trace: Trace | None, name: str | None, spelled: Any) -> 
             facts |= {"name": f"embedded/{embedded}", "hub": known.hub, "licence": known.licence}
             facts["note"] = f"{known.hub} as dequantised from {known.quantisation}, SHA-256 {known.sha256}"
             facts["job"] = {"kind": "embedded", "name": embedded}
+            facts["quantisation"] = known.quantisation.lower()
         case {"kind": "hub", "repo": repo, "revision": revision}:
             commit = (trace.record if trace else {}).get("commit") or revision
             facts |= {"name": repo, "hub": repo, "revision": commit, "exact": True}
@@ -301,7 +319,7 @@ async def _make(facts: dict[str, Any], work: Path, args: argparse.Namespace) -> 
     if facts["kind"] == "gguf":
         job |= {
             "id": facts["id"],
-            "types": _types(args),
+            "types": _types(facts["base"], args),
             "chat_template": exports.chat_template(facts),
             "measure": _measure(facts, work) if args.measure else None,
         }

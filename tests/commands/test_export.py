@@ -152,6 +152,14 @@ def test_an_export_is_replaced_when_forced(run, built):
             "error: characters/eliza.yaml is there already, and is no folder\nhint: name another with --out\n",
         ),
         (
+            ("gguf", "eliza", "--type", "q4_1"),
+            1,
+            (
+                "error: q4_1 would undo the training: embedded/smollm2-135m-instruct was dequantised from q4_1, "
+                "and rounds back to it\nhint: choose q8_0, or q4_0 for 4 bits\n"
+            ),
+        ),
+        (
             ("lora", "eliza"),
             1,
             (
@@ -208,12 +216,12 @@ def test_gguf_files_come_with_a_modelfile(run, eliza, monkeypatch, tiny_model):
     status, _, err = run("export", "gguf", "eliza", "--type", "all", *SCRIPTED)
     assert (status, err) == (
         0,
-        "".join(f"eliza: writing eliza-{kind}.gguf\n" for kind in ("f16", "q8_0", "q4_1", "q4_0")),
+        "".join(f"eliza: writing eliza-{kind}.gguf\n" for kind in ("f16", "q8_0", "q4_0")),
     )
     folder = eliza.parents[1] / "export" / "eliza-gguf"
     assert sorted(path.name for path in folder.iterdir()) == [
         "Modelfile", "README.md", "charforge.json",
-        "eliza-f16.gguf", "eliza-q4_0.gguf", "eliza-q4_1.gguf", "eliza-q8_0.gguf",
+        "eliza-f16.gguf", "eliza-q4_0.gguf", "eliza-q8_0.gguf",
     ]  # fmt: skip
     assert "FROM ./eliza-q8_0.gguf\n" in (folder / "Modelfile").read_text()
     assert run("export", "gguf", "eliza", "--out", "measured", "--measure", *SCRIPTED) == (
