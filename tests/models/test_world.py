@@ -45,7 +45,8 @@ SETTINGS = {
     "precision": "fp32",
     "tf32": False,
     "gradient_checkpointing": "auto",
-    "packing": True,
+    # Three samples of a step are two rows for one process, and one and an empty one for the other.
+    "packing": False,
     "context_length": 256,
     "loss": "character",
     "held_out": 0.2,
@@ -140,7 +141,7 @@ def test_two_processes_train_what_one_does(job, pair, tmp_path):
 
 
 def test_an_adapter_is_trained_in_parts_too(job, tmp_path):
-    settings = {"method": "lora", "epochs": 1, "keep": "last"}
+    settings = {"method": "lora", "epochs": 1, "keep": "last", "packing": True}
     done = run(job(tmp_path / "two", **settings) | {"world": TWO, "kept": None})
     assert done["processes"] == 2
     train(job(tmp_path / "one", **settings) | {"kept": None}, lambda _: None)
