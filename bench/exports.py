@@ -66,7 +66,9 @@ def compare(file: Path, hf: Path, count: int) -> None:
         steps = answer["completion_probabilities"]
         written = [step["id"] for step in steps]
         with torch.inference_mode():
-            scores = model(torch.tensor([ids + written])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+            # The rows that fill the vocabulary up are no tokens, and not in the file; without them both share out the same 1.
+            logits = model(torch.tensor([ids + written])).logits[0, len(ids) - 1 : -1, : len(tokenizer)]
+        scores = logits.log_softmax(-1)
         for step, row in zip(steps, scores, strict=True):
             apart.append(abs(step["logprob"] - float(row[step["id"]])))
             same_choice += int(row.argmax()) == step["id"]
