@@ -346,7 +346,7 @@ def adapter_code(facts: Facts) -> str:
         f"base = AutoModelForCausalLM.from_pretrained({where}{revision})\n"
         "# The tokenizer has one token more than the base model: <|eot|>. Its row is in the adapter.\n"
         "if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:\n"
-        "    base.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)\n"
+        "    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)\n"
         "model = PeftModel.from_pretrained(base, folder).eval()\n\n" + _asks(facts)
     )
 

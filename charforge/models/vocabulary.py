@@ -28,15 +28,16 @@ def add_token(tokenizer: Any) -> bool:
 def add_end_of_turn(model: Any, tokenizer: Any) -> None:
     """Add the one token `<|eot|>`, which begins as a copy of the token that ended a chat turn so far.
 
-    The vocabulary grows to a multiple of 64; places beyond the tokenizer's are copies too and are never written. Raises
-    CharForgeError where the tokenizer has no end token or takes no new one.
+    The vocabulary grows by this token alone. Filled up to a round number, the places more would be copies as well, each with the
+    probability of an end of turn, for nobody to write; and the product with the output matrix is no faster for it.
+    Raises CharForgeError where the tokenizer has no end token or takes no new one.
     """
     eos = tokenizer.eos_token_id
     new = add_token(tokenizer)
     token = tokenizer.convert_tokens_to_ids(EOT)
     before = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > before:
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if new or len(tokenizer) > before:
         for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
             rows = module.weight.data

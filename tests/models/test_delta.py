@@ -218,7 +218,7 @@ def test_equal_models_make_equal_bytes_that_name_no_path_and_no_version(tiny, tm
     assert json.loads(a[MARK]) == {
         "version": 1,
         "base_dtype": "bfloat16",
-        "end_of_turn": {"token": "<|eot|>", "rows": [400, 448]},
+        "end_of_turn": {"token": "<|eot|>", "rows": [400, 401]},
     }
 
 
