@@ -44,9 +44,24 @@ class Optimiser:
             )
             for master in self.masters
         ]
+        # All that lives as long as training is made before anything that comes and goes. Made in between, it lies where activations
+        # lay, and the next ones find no hole that they fit: at 135M parameters that took 0.3 GB more.
+        for optimiser, master in zip(self._optimisers, self.masters, strict=True):
+            optimiser.state[master] = {
+                "step": torch.zeros((), dtype=torch.float32, device=_local(master).device),
+                "exp_avg": torch.zeros_like(master, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(master, requires_grad=False),
+            }
+        # FSDP makes the gradients of its parts itself.
+        self._gradients = [
+            torch.zeros_like(parameter, requires_grad=False) if _local(parameter) is parameter else None
+            for parameter in self.parameters
+        ]
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            parameter.grad = gradient
 
     def step(self, rate: float) -> torch.Tensor:
-        """Move the weights by one step at this learning rate and drop the gradients; returns the gradient's norm, a scalar.
+        """Move the weights by one step at this learning rate and make the gradients zero; returns the gradient's norm, a scalar.
 
         Nothing is moved where the norm is not a finite number. Does not wait for an accelerator: `float(norm)` does.
         """
@@ -55,19 +70,20 @@ class Optimiser:
         scale = (norm / self.max_grad_norm).clamp(min=1.0)
         broken = (~norm.isfinite()).float()
         with torch.no_grad():
-            for parameter, master, optimiser in zip(
-                self.parameters, self.masters, self._optimisers, strict=True
+            for parameter, gradient, master, optimiser in zip(
+                self.parameters, self._gradients, self.masters, self._optimisers, strict=True
             ):
                 if parameter.grad is None:
                     continue
                 if master is not parameter:
-                    master.grad, parameter.grad = parameter.grad.float(), None
+                    master.grad = parameter.grad.float()
                 optimiser.param_groups[0]["lr"] = rate
                 optimiser.grad_scale, optimiser.found_inf = scale, broken
                 optimiser.step()
-                master.grad = None
                 if master is not parameter:
+                    master.grad = None
                     parameter.copy_(master)
+                parameter.grad = None if gradient is None else gradient.zero_()
         return norm
 
     def state(self) -> dict[str, torch.Tensor]:
