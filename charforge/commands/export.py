@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -55,11 +56,20 @@ def run_export(args: argparse.Namespace) -> int:
         made = asyncio.run(_make(facts, work, args))
         for name, text in exports.texts(made, sorted(made["files"])).items():
             (work / "out" / name).write_text(text, encoding="utf-8")
+        _open_to_readers(work / "out")
         if out.is_dir():
             out.rename(work / "old")
         (work / "out").rename(out)
-    print(f"{out}: {_told(made, out)}")
+    near = os.path.relpath(out)
+    print(f"{out if near.startswith('..') else near}: {_told(made, out)}")
     return 0
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give weights, which their writer makes its user's alone, the mode that any new file here has."""
+    mode = (folder / FACTS).stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(mode)
 
 
 def _kind(args: argparse.Namespace) -> str:

@@ -20,7 +20,6 @@ from charforge.models.generate import Generator
 from charforge.models.load import load
 from charforge.models.process import available_cpus, serve_job
 
-
 _PENALTY = 1.15
 """Without one a small model's likeliest continuation goes round in circles."""
 

@@ -38,7 +38,10 @@ def test_the_model_is_exported_as_training_left_it(run, built):
     status, out, err = run("export", "hf", "eliza", *SCRIPTED)
     assert (status, err) == (0, "")
     folder = built / "export" / "eliza-hf"
-    assert out == f"{folder}: 4 files, {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.1f} MB\n"
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(folder / "README.md").stat().st_mode}
+    assert (
+        out == f"export/eliza-hf: 4 files, {sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.1f} MB\n"
+    )
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "charforge.json",

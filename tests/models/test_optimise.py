@@ -48,9 +48,10 @@ def test_a_float32_step_is_adamw_with_clipped_gradients() -> None:
 
 
 def test_bfloat16_weights_follow_float32_masters() -> None:
-    ours, theirs = parameters(torch.bfloat16), [p.detach().float() for p in parameters(torch.bfloat16)]
-    theirs = [torch.nn.Parameter(p) for p in theirs]
-    optimisers = [Optimiser(ours, **SETTINGS), Optimiser(theirs, **SETTINGS)]
+    ours = parameters(torch.bfloat16)
+    first = Optimiser(ours, **SETTINGS)
+    theirs = [torch.nn.Parameter(master.clone()) for master in first.masters]
+    optimisers = [first, Optimiser(theirs, **SETTINGS)]
     for step in range(5):
         set_gradients(ours, step)
         for a, b in zip(ours, theirs, strict=True):
@@ -110,9 +111,9 @@ def test_the_state_before_the_first_step_can_be_taken_up() -> None:
 
 def test_a_parameter_without_gradient_stays() -> None:
     ours = parameters(torch.bfloat16)
+    optimiser = Optimiser(ours, **SETTINGS)
     set_gradients(ours, 0)
     ours[0].grad = None
-    optimiser = Optimiser(ours, **SETTINGS)
     optimiser.step(0.01)
     assert torch.equal(ours[0], parameters(torch.bfloat16)[0])
 
@@ -145,3 +146,26 @@ def test_the_schedules_shapes() -> None:
     assert schedule("warmup_stable_decay", 20, 0)[16:] == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
     with pytest.raises(ValueError, match="unknown schedule 'x'"):
         schedule("x")
+
+
+def test_masters_of_bfloat16_weights_round_to_them():
+    torch.manual_seed(0)
+    weights = torch.cat(
+        [torch.randn(5000), torch.zeros(50), -torch.zeros(50), torch.tensor([1.0, -2.0, 1e-38])]
+    )
+    parameter = torch.nn.Parameter(weights.bfloat16())
+    before = parameter.detach().clone()
+    optimiser = Optimiser([parameter], betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0)
+    assert torch.equal(optimiser.masters[0].bfloat16().view(torch.int16), before.view(torch.int16))
+    assert (optimiser.masters[0] != before.float()).float().mean() > 0.9
+
+
+def test_an_update_far_below_the_last_digit_moves_the_mean_as_much_as_it_should():
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.ones(40_000, dtype=torch.bfloat16))
+    optimiser = Optimiser([parameter], betas=(0.9, 0.95), weight_decay=0.0, max_grad_norm=1.0)
+    parameter.grad.fill_(1e-3)
+    optimiser.step(1e-4)
+    # AdamW's first step is the rate; the last digit below 1.0 is 0.0039.
+    assert 1 - float(parameter.detach().float().mean()) == pytest.approx(1e-4, rel=0.25)
+    assert set(parameter.tolist()) <= {1.0, 1.0 - 2**-8}
