@@ -35,7 +35,7 @@ class Optimiser:
         self.parameters = list(parameters)
         self.max_grad_norm = max_grad_norm
         self.masters = [
-            parameter if parameter.dtype == torch.float32 else _within_rounding(parameter.detach())
+            parameter if parameter.dtype == torch.float32 else within_rounding(parameter.detach())
             for parameter in self.parameters
         ]
         self._optimisers = [
@@ -111,7 +111,7 @@ class Optimiser:
                 self._optimisers[i].state[master] = own
 
 
-def _within_rounding(weights: torch.Tensor) -> torch.Tensor:
+def within_rounding(weights: torch.Tensor) -> torch.Tensor:
     """Return float32 numbers drawn from those that round to these weights; they are bfloat16 (any other type is only converted).
 
     Weights in bfloat16 were rounded, and where in its interval a number was is lost. Were it the middle each time, no

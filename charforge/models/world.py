@@ -35,6 +35,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 import charforge
 from charforge.errors import CharForgeError
+from charforge.models.optimise import within_rounding
 from charforge.models.passes import causal
 from charforge.models.process import claim_stdout, die_with_parent
 from charforge.models.rows import Packable, Row
@@ -273,7 +274,9 @@ class Sharded(nn.Module):  # type: ignore[misc]
         for name, parameter in self.named_parameters():
             assert isinstance(parameter, DTensor)
             if world.main:
-                whole = weights.pop(name.removeprefix("inner.")).to(world.device, parameter.dtype)
+                whole = weights.pop(name.removeprefix("inner.")).to(world.device)
+                # In the order in which one process alone draws its masters, so that they are the same.
+                whole = within_rounding(whole) if parameter.requires_grad else whole.to(parameter.dtype)
             else:
                 whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device)
             part = distribute_tensor(whole, mesh, parameter.placements)
