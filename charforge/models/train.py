@@ -436,7 +436,8 @@ def _told(summary: dict[str, Any], plan: fit.Memory, method: str) -> str:
         f"{summary['training_samples']:,} samples in {summary['rows']:,} rows an epoch, {summary['tokens']:,} tokens, "
         f"{summary['trained_tokens']:,} trained; {summary['steps']:,} steps; about {fit.size(plan.total)} of memory "
         f"({fit.size(plan.weights)} weights, {fit.size(plan.gradients)} gradients, {fit.size(plan.optimiser)} optimiser, "
-        f"{fit.size(plan.activations)} activations{' computed again' if plan.recompute else ''}){free}{more}"
+        f"{fit.size(plan.activations)} activations{' computed again' if plan.recompute else ''}), "
+        f"libraries and up to a third for what lies between{free}{more}"
     )
 
 
