@@ -437,7 +437,7 @@ def _told(summary: dict[str, Any], plan: fit.Memory, method: str) -> str:
         f"{summary['trained_tokens']:,} trained; {summary['steps']:,} steps; about {fit.size(plan.total)} of memory "
         f"({fit.size(plan.weights)} weights, {fit.size(plan.gradients)} gradients, {fit.size(plan.optimiser)} optimiser, "
         f"{fit.size(plan.activations)} activations{' computed again' if plan.recompute else ''}), "
-        f"libraries and up to a third for what lies between{free}{more}"
+        f"and up to a third more for libraries and between allocations{free}{more}"
     )
 
 
