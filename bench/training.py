@@ -547,6 +547,7 @@ def loss(options) -> None:
         made = [Piece(ids, tuple(range(1, len(ids)))) for ids in encoded]
         held, training = made[::5], [each for i, each in enumerate(made) if i % 5]
         rows, count = pack(held, LENGTH, packing=True), sum(len(each.targets) for each in held)
+        torch.manual_seed(0)  # masters are drawn
         optimiser = kind(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0)
         draw, losses = random.Random(0), []
         for step in range(options.steps + 1):
