@@ -48,10 +48,11 @@ def digest(folder: Path, *, pickled: bool = False) -> str:
     """Return a digest of the names and bytes of the files that count. Raises CharForgeError as `files` does."""
     found = files(folder, pickled=pickled)
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        sums = list(pool.map(_sha256, found))
+        sums = list(pool.map(sha256, found))
     return of_bytes(canonical({path.name: sum_ for path, sum_ in zip(found, sums, strict=True)}))
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the digest of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from charforge import __version__, exports
-from charforge.commands.loading import NothingNew, load_for
+from charforge.commands.loading import NothingNew, last_made, load_for
 from charforge.engine.graph import Graph, Output
 from charforge.engine.reader import look
-from charforge.engine.stale import UP_TO_DATE, Planned, plan
+from charforge.engine.stale import Planned, plan
 from charforge.engine.store import Store, Trace
 from charforge.errors import CharForgeError, UsageError
 from charforge.models.embedded import EMBEDDED
@@ -136,7 +136,7 @@ def _fetch(
     """Copy what the export is made of from the store into `work`; return the facts for its card."""
     last = "dataset" if kind == "dataset" else "model"
     planned = plan(store, graph, [character.stage(last)])
-    trace = _current(store, character.stage(last), planned, found, last)
+    trace = last_made(store, planned[character.stage(last)], found, last)
     traces = _lineage(store, graph, planned, character, {last: trace})
     spec = character.spec
     dataset, profile = traces.get("dataset"), traces.get("profile")
@@ -208,21 +208,6 @@ def _fetch(
     if args.measure:
         store.copy(sft, work / "sft.jsonl")
     return facts
-
-
-def _current(store: Store, stage: str, planned: Mapping[str, Planned], found: Target, name: str) -> Trace:
-    """Return a stage's current trace; that of its last run where it is not up to date, and say so."""
-    now = planned[stage]
-    if now.status == UP_TO_DATE and now.action is not None and (trace := store.find(now.action)) is not None:
-        return trace
-    last = store.last(stage)
-    trace = None if last is None else store.find(last[0])
-    if trace is None:
-        raise CharForgeError(
-            f"{found.id}: {name} was never built", f"charforge build {found.label} --to {name}"
-        )
-    print(f"note: {found.id}: {name} is not up to date; this is what its last run made", file=sys.stderr)
-    return trace
 
 
 def _lineage(

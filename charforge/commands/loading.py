@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from charforge import pipeline, spec
 from charforge.engine.graph import Graph
 from charforge.engine.receipt import Stamps
 from charforge.engine.rehearse import NotRehearsed
-from charforge.errors import FileProblems, UsageError
+from charforge.engine.stale import UP_TO_DATE, Planned
+from charforge.engine.store import Store, Trace
+from charforge.errors import CharForgeError, FileProblems, UsageError
 from charforge.llm.errors import NotRecorded
 from charforge.llm.local import WeightsRef
 from charforge.llm.request import Reply, Request
@@ -67,6 +70,26 @@ def load_for(
 ) -> tuple[list[Loaded], Graph]:
     """Do `load` with a command's own `--preset` and `--set`."""
     return load(targets, workshop, preset=args.preset, overrides=args.overrides)
+
+
+class NeverBuiltError(CharForgeError):
+    """A stage has nothing to show."""
+
+
+def last_made(store: Store, planned: Planned, target: Target, name: str) -> Trace:
+    """Return the trace of a stage called `name`: the current one, or that of its last run where it is not up to date, with a note."""
+    if planned.status == UP_TO_DATE and planned.action is not None:
+        trace = store.find(planned.action)
+        if trace is not None:
+            return trace
+    last = store.last(planned.stage)
+    trace = None if last is None else store.find(last[0])
+    if trace is None:
+        raise NeverBuiltError(
+            f"{target.id}: {name} was never built", f"charforge build {target.label} --to {name}"
+        )
+    print(f"note: {target.id}: {name} is not up to date; this is what its last run made", file=sys.stderr)
+    return trace
 
 
 class NothingNew:

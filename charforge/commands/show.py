@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from charforge.commands.loading import known_stage, load_for
+from charforge.commands.loading import NeverBuiltError, known_stage, last_made, load_for
 from charforge.engine.build import left_by
-from charforge.engine.stale import UP_TO_DATE, Planned, plan
+from charforge.engine.stale import UP_TO_DATE, plan
 from charforge.engine.store import Store
 from charforge.errors import CharForgeError, UsageError
 from charforge.progress import clean
@@ -80,11 +80,15 @@ def _show_mask(args: argparse.Namespace, target: Target, stage: str) -> int:
 
     if stage != "dataset" or args.rejected:
         raise UsageError("show: --mask is for samples", f"charforge show {args.specs[0]} dataset --mask")
-    loaded, _ = load_for(args, [target], LocalWorkshop())
-    spec = loaded[0].character.spec
+    loaded, graph = load_for(args, [target], LocalWorkshop())
+    character = loaded[0].character
+    spec = character.spec
     with Store(target.workspace / ".charforge") as store:
-        samples = _outputs(store, target, "dataset", args)["sft.jsonl"]
-        base = _outputs(store, target, "base", args)["weights/"]
+        planned = plan(store, graph, [character.stage("dataset"), character.stage("base")])
+        samples, base = (
+            last_made(store, planned[character.stage(name)], target, name).outputs[output]
+            for name, output in (("dataset", "sft.jsonl"), ("base", "weights/"))
+        )
         with store.scratch() as scratch:
             sft = scratch / "sft.jsonl"
             sft.write_bytes(store.read(samples))
@@ -153,10 +157,6 @@ def _number(value: Any) -> str:
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
-class NeverBuiltError(CharForgeError):
-    """A stage has no outputs to show."""
-
-
 def _outputs(
     store: Store, target: Target, stage: str, args: argparse.Namespace, *, failed: bool = False
 ) -> Mapping[str, str]:
@@ -166,20 +166,13 @@ def _outputs(
     """
     loaded, graph = load_for(args, [target], LocalWorkshop())
     name = loaded[0].character.stage(stage)
-    planned: Planned = plan(store, graph, [name])[name]
-    if planned.status == UP_TO_DATE and planned.outputs is not None:
-        return planned.outputs
-    if failed and planned.action is not None and (left := left_by(store, planned.action)) is not None:
-        print(f"note: {target.id}: {stage} failed; this is what it rejected until then", file=sys.stderr)
-        return left
-    last = store.last(name)
-    trace = None if last is None else store.find(last[0])
-    if trace is None:
-        raise NeverBuiltError(
-            f"{target.id}: {stage} was never built", f"charforge build {target.label} --to {stage}"
-        )
-    print(f"note: {target.id}: {stage} is not up to date; this is what its last run made", file=sys.stderr)
-    return trace.outputs
+    planned = plan(store, graph, [name])[name]
+    if failed and planned.status != UP_TO_DATE and planned.action is not None:
+        left = left_by(store, planned.action)
+        if left is not None:
+            print(f"note: {target.id}: {stage} failed; this is what it rejected until then", file=sys.stderr)
+            return left
+    return last_made(store, planned, target, stage).outputs
 
 
 def _records(data: bytes, name: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ disk did to it later the digests tell. Knows nothing of models, optimisers or sa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from charforge.weights import sha256
 
 STATE, BEST, FACTS, MANIFEST = "state.safetensors", "best.safetensors", "facts.json", "manifest.json"
 UNWRITTEN = (OSError, SafetensorError)
@@ -79,7 +80,7 @@ def save(
             save_file({name: tensor.contiguous() for name, tensor in best.items()}, temporary / BEST)
         (temporary / FACTS).write_text(json.dumps(dict(facts)), encoding="utf-8")
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": _digest(path)}
+            path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(temporary.iterdir())
         }
         text = json.dumps({"job": job, "step": step, "files": files})
@@ -161,13 +162,8 @@ def _all(folder: Path) -> list[Path]:
     return sorted(found, key=_step, reverse=True)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _compare(path: Path, known: dict[str, Any]) -> None:
-    if path.stat().st_size != known["size"] or _digest(path) != known["sha256"]:
+    if path.stat().st_size != known["size"] or sha256(path) != known["sha256"]:
         raise ValueError(f"{path.name} is not what was written")
 
 

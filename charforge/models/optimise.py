@@ -48,13 +48,13 @@ class Optimiser:
         # lay, and the next ones find no hole that they fit: at 135M parameters that took 0.3 GB more.
         for optimiser, master in zip(self._optimisers, self.masters, strict=True):
             optimiser.state[master] = {
-                "step": torch.zeros((), dtype=torch.float32, device=_local(master).device),
+                "step": torch.zeros((), dtype=torch.float32, device=local(master).device),
                 "exp_avg": torch.zeros_like(master, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(master, requires_grad=False),
             }
         # FSDP makes the gradients of its parts itself.
         self._gradients = [
-            torch.zeros_like(parameter, requires_grad=False) if _local(parameter) is parameter else None
+            torch.zeros_like(parameter, requires_grad=False) if local(parameter) is parameter else None
             for parameter in self.parameters
         ]
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
@@ -88,17 +88,17 @@ class Optimiser:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return all that `load` needs to go on as if nothing had happened; the tensors are the living ones, this process's parts."""
-        tensors = {f"master.{i}": _local(master.detach()) for i, master in enumerate(self.masters)}
+        tensors = {f"master.{i}": local(master.detach()) for i, master in enumerate(self.masters)}
         for i, optimiser in enumerate(self._optimisers):
             for name, tensor in optimiser.state[self.masters[i]].items():
-                tensors[f"{name}.{i}"] = _local(tensor)
+                tensors[f"{name}.{i}"] = local(tensor)
         return tensors
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Take up the state of an optimiser of the same parameters; the parameters become what they were then."""
         with torch.no_grad():
             for i, (parameter, master) in enumerate(zip(self.parameters, self.masters, strict=True)):
-                _local(master).copy_(state[f"master.{i}"])
+                local(master).copy_(state[f"master.{i}"])
                 if master is not parameter:
                     parameter.copy_(master)
                 if f"step.{i}" not in state:
@@ -107,7 +107,7 @@ class Optimiser:
                 own: dict[str, torch.Tensor] = {"step": state[f"step.{i}"].to(master.device, copy=True)}
                 for name in ("exp_avg", "exp_avg_sq"):
                     own[name] = torch.empty_like(master)
-                    _local(own[name]).copy_(state[f"{name}.{i}"])
+                    local(own[name]).copy_(state[f"{name}.{i}"])
                 self._optimisers[i].state[master] = own
 
 
@@ -130,9 +130,9 @@ def within_rounding(weights: torch.Tensor) -> torch.Tensor:
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the length of all gradients as one vector, added up in float32 whatever type they have; a scalar."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(_local(gradient), dtype=torch.float32) for gradient in gradients]
+    norms = [torch.linalg.vector_norm(local(gradient), dtype=torch.float32) for gradient in gradients]
     norm = torch.linalg.vector_norm(torch.stack(norms))
-    if any(_local(gradient) is not gradient for gradient in gradients):
+    if any(local(gradient) is not gradient for gradient in gradients):
         # One exchange for all: with one each, all processes would wait for each other as often as there are parameters.
         squares = norm.square()
         torch.distributed.all_reduce(squares)
@@ -165,6 +165,6 @@ def rate(step: int, steps: int, settings: dict[str, Any]) -> float:
     raise ValueError(f"unknown schedule {settings['schedule']!r}")
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this process's part of a tensor that is spread over several."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -48,6 +48,7 @@ from charforge.models.samples import (
 )
 from charforge.models.vocabulary import add_end_of_turn
 from charforge.models.world import World, serve_member
+from charforge.weights import sha256
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -287,7 +288,8 @@ def _train(job: dict[str, Any], progress: Progress, world: World) -> dict[str, A
             best = None
             if settings["keep"] == "best" and loss_now is not None and epoch < epochs:
                 best = {
-                    name: _local(parameter).detach().cpu().clone() for name, parameter in parameters.items()
+                    name: optimise.local(parameter).detach().cpu().clone()
+                    for name, parameter in parameters.items()
                 }
         progress(
             {"step": step, "steps": steps, "epoch": epoch, "loss": train_loss, "held_out_loss": loss_now}
@@ -449,7 +451,7 @@ def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
     if not world.main:
         return str(world.agree(None))
     files = {
-        path.relative_to(job["base"]).as_posix(): _digest(path)
+        path.relative_to(job["base"]).as_posix(): sha256(path)
         for path in sorted(Path(job["base"]).rglob("*"))
         if path.is_file()
     }
@@ -457,7 +459,7 @@ def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
         "train": job["train"],
         "character": job["character"],
         "base": files,
-        "sft": _digest(Path(job["sft"])),
+        "sft": sha256(Path(job["sft"])),
         "dtype": str(dtype),
         "device": world.device.type,
         "processes": world.size,
@@ -465,11 +467,6 @@ def _identity(job: dict[str, Any], dtype: torch.dtype, world: World) -> str:
         "threads": torch.get_num_threads(),
     }
     return str(world.agree(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _agreed(
@@ -494,12 +491,7 @@ def _put_back(parameters: dict[str, torch.Tensor], best: Path | dict[str, torch.
         tensors = best
     with torch.no_grad():
         for name, parameter in parameters.items():
-            _local(parameter).copy_(tensors[name])
-
-
-def _local(tensor: Any) -> Any:
-    """Return this process's part of a tensor that is spread over several."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            optimise.local(parameter).copy_(tensors[name])
 
 
 # -- on the way
