@@ -11,11 +11,21 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from charforge import evidence
 from charforge.dialogue import EOT, Turn, cue, one_line, render_prompt, render_turn
 from charforge.llm.request import Request
+from charforge.marks import (
+    CUT_OFF,
+    FILTERED,
+    HEADER,
+    MALFORMED,
+    MARKS,
+    SCRIPTED_QUESTION,
+    SPECIAL,
+    mark_answer,
+)
 from charforge.templates import render
 
 if TYPE_CHECKING:
@@ -23,7 +33,23 @@ if TYPE_CHECKING:
 
     from charforge.llm.request import Answered, Ask, Message
 
-VERSION = 1
+__all__ = [
+    "INTERVIEWER",
+    "LOCATION",
+    "MARKS",
+    "SCRIPTED_QUESTION",
+    "VERSION",
+    "Contestant",
+    "Imported",
+    "Interviewer",
+    "Results",
+    "interview",
+    "mark_answer",
+    "roster",
+    "status",
+]
+
+VERSION = 2
 
 INTERVIEWER = "Visitor"
 """The interviewer's name in every transcript and prompt. Training data should know a Visitor too."""
@@ -70,34 +96,12 @@ Without it 18 of 40 questions of SmolLM2-135M passed `question_problem` at tempe
 subject (26 of 40 at temperature 0.5), so that three draws almost always give one.
 """
 
-CUT_OFF = "cut-off"
-EMPTY = "empty"
-FILTERED = "filtered"
-OWN_HEADER = "own-header"
-SPECIAL_TOKEN = "special-token"  # noqa: S105  # a mark, no secret
-WRONG_SPEAKER = "wrong-speaker"
-SCRIPTED_QUESTION = "scripted-question"
-
-MARKS = {
-    CUT_OFF: "The reply hit the token limit.",
-    EMPTY: "Nothing was said.",
-    FILTERED: "The provider refused or filtered the reply.",
-    OWN_HEADER: "The answer began with the speaker's own name; that name was taken off.",
-    SPECIAL_TOKEN: "The answer holds a control token of a chat format.",
-    WRONG_SPEAKER: "The answer goes on to speak for somebody else.",
-    SCRIPTED_QUESTION: "The interviewer's own questions failed; this one is from a fixed list.",
-}
-"""What each mark means."""
-
-_SPECIAL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
-_HEADER = re.compile(
-    r"(?:^|\n|(?<=[.!?…\"”*])\s)[ \t*_#>-]*"
-    r"(?:(?P<role>[^\W\d_][\w .,'’&-]{0,39}?) ?\((?:speaking|thinking)\)[*_]*:"
-    r"|(?P<bare>Visitor|Interviewer|User|Human|Man|Assistant|Narrator|Question|Q)[*_]*:)",
-    re.IGNORECASE,
-)
 _QUOTED_QUESTION = re.compile(r'"([^"\n]+\?)"')
 _ACTION = re.compile(r"\s*(?P<action>speaking|thinking)\)\s*:(?P<content>.*)", re.DOTALL)
+
+
+KINDS = ("trained", "base", "prompted", "imported")
+"""What a contestant can be, in the order in which contestants are shown."""
 
 
 class Contestant(TypedDict):
@@ -107,6 +111,7 @@ class Contestant(TypedDict):
     """
 
     name: str
+    kind: Literal["trained", "base", "prompted"]
     model: str
     weights: str | None
     style: str
@@ -121,9 +126,21 @@ class Interviewer(TypedDict):
     max_tokens: int
 
 
-class Results(NamedTuple):
-    """What the stage makes: the records of single.jsonl and turns.jsonl, and of calls.jsonl ({"id": "<record id>/<nn>", "call"})."""
+class Imported(NamedTuple):
+    """Somebody else's interviews of one system: records as `interview` makes them, `finish_reason` None where nobody knows it."""
 
+    name: str
+    single: Sequence[Mapping[str, Any]]
+    turns: Sequence[Mapping[str, Any]]
+
+
+class Results(NamedTuple):
+    """What the stage makes: contestants.json, see `roster`, and the records of single.jsonl, turns.jsonl and calls.jsonl.
+
+    A call is {"id": "<record id>/<nn>", "call"}; imported records have none.
+    """
+
+    contestants: list[dict[str, Any]]
     single: list[dict[str, Any]]
     turns: list[dict[str, Any]]
     calls: list[dict[str, Any]]
@@ -165,9 +182,26 @@ def status(short_name: str) -> str:
     return f"A visitor has come to {short_name}, sits down, and asks one question after another."
 
 
+def roster(contestants: Sequence[Contestant], imported: Sequence[str]) -> list[dict[str, Any]]:
+    """Return contestants.json: everybody whose answers there are, by kind, then as given.
+
+    `imported` are the names of transcripts. The first is the `reference` that the others are compared with: the trained
+    character where there is one. Raises ValueError where two have one name.
+    """
+    known: list[dict[str, Any]] = [
+        {"name": each["name"], "kind": each["kind"], "model": each["model"], "style": each["style"]}
+        for each in contestants
+    ] + [{"name": name, "kind": "imported", "model": None, "style": None} for name in imported]
+    if len({each["name"] for each in known}) < len(known):
+        raise ValueError("two contestants of one name")
+    known.sort(key=lambda each: KINDS.index(each["kind"]))
+    return [{**each, "reference": place == 0} for place, each in enumerate(known)]
+
+
 async def interview(
     *,
     contestants: Sequence[Contestant],
+    imported: Sequence[Imported] = (),
     single: Sequence[Mapping[str, Any]],
     multi: Sequence[Mapping[str, Any]],
     turns: int,
@@ -187,7 +221,7 @@ async def interview(
     ask: Ask,
     on_progress: Callable[[int, int], None],
 ) -> Results:
-    """Interview all contestants and return the records, sorted by id.
+    """Interview all contestants and return the records, those of `imported` interviews among them, sorted by id.
 
     `single` are questions {"id", "topic", "question"}, `multi` subjects {"id", "topic", "subject"}. An interview has
     `turns` questions; each contestant sees the last `history` turns. `meta` is the rendered meta prompt. `prompts`
@@ -196,6 +230,7 @@ async def interview(
     interviews came to their end: what was paid for is kept.
     The opening question of a subject is asked for once and put to every contestant.
     """
+    everybody = roster(contestants, [each.name for each in imported])
     total = len(contestants) * (len(single) + len(multi) * turns)
     done = 0
 
@@ -222,8 +257,10 @@ async def interview(
     asked = [_single(room, contestant, question) for contestant in contestants for question in single]
     talks = [_subject(room, contestants, subject, turns) for subject in multi]
     answers, transcripts = await _all([_all(asked), _all(talks)])
+    answers += [dict(record) for each in imported for record in each.single]
     records = [record for several in transcripts for record in several]
-    return Results(_sorted(answers), _sorted(records), _sorted(room.calls))
+    records += [dict(record) for each in imported for record in each.turns]
+    return Results(everybody, _sorted(answers), _sorted(records), _sorted(room.calls))
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -342,30 +379,10 @@ async def _character_answer(room: _Room, contestant: Contestant, window: Sequenc
 def _judged(room: _Room, answered: Answered, text: str, thoughts: list[str], calls: list[str]) -> _Answer:
     """Return the answer with its marks. The text stays as it came, but for white space and the speaker's own header."""
     reason = answered.reply.finish_reason
-    text, marks = _own_header(text.strip(), (room.name, room.short_name))
-    if not text:
-        marks.append(EMPTY)
-    if reason == "length":
-        marks.append(CUT_OFF)
-    if reason == "filtered":
-        marks.append(FILTERED)
-    if _SPECIAL.search(text):
-        marks.append(SPECIAL_TOKEN)
-    if _other_speakers(text, (room.name, room.short_name)):
-        marks.append(WRONG_SPEAKER)
+    text, marks = mark_answer(text, (room.name, room.short_name))
+    if mark := {"length": CUT_OFF, "filtered": FILTERED, "malformed": MALFORMED}.get(reason):
+        marks.append(mark)
     return _Answer(text, thoughts, reason, sorted(marks), calls)
-
-
-def _own_header(text: str, own: Sequence[str]) -> tuple[str, list[str]]:
-    names = "|".join(re.escape(name) for name in own)
-    match = re.match(rf"[*_]*(?:{names})[*_]*(?: ?\((?:speaking|thinking)\))?[*_]*:[*_]*\s*", text)
-    return (text[match.end() :], [OWN_HEADER]) if match else (text, [])
-
-
-def _other_speakers(text: str, own: Sequence[str]) -> list[str]:
-    """Return who else gets a turn within an answer."""
-    names = [match["role"] or match["bare"] for match in _HEADER.finditer(text)]
-    return [name for name in names if name.casefold() not in {one.casefold() for one in own}]
 
 
 # --- Multi-turn ------------------------------------------------------------------------------------------------------
@@ -489,7 +506,7 @@ def question_problem(
         return "too short or too long"
     if not {"you", "your", "yours", "yourself"} & set(spoken):
         return "not put to anybody"
-    if _SPECIAL.search(question) or _HEADER.search(question):
+    if SPECIAL.search(question) or HEADER.search(question):
         return "holds a speaker's name or a control token"
     if _repeats(question, earlier):
         return "repeats an earlier question"

@@ -21,8 +21,14 @@ PROFILE = {
         {"id": "lamp", "number": 2, "section": "", "text": "Anna Ley kept the lamp of the lighthouse."},
     ],
 }
-TRAINED = {"name": "trained", "model": "local/anna", "weights": "aa", "style": "character"}
-BASE = {"name": "base", "model": "embedded/tiny", "weights": "bb", "style": "chat"}
+TRAINED = {
+    "name": "trained",
+    "kind": "trained",
+    "model": "local/anna",
+    "weights": "aa",
+    "style": "character",
+}
+BASE = {"name": "base", "kind": "base", "model": "embedded/tiny", "weights": "bb", "style": "chat"}
 SINGLE = [
     {"id": "birth", "topic": "past", "question": "Where were you born?"},
     {"id": "storm", "topic": "past", "question": "Did you fear the storm?"},
@@ -205,6 +211,7 @@ def test_a_garbled_action_is_asked_again_and_never_an_answer():
         ("By the sea", "By the sea", []),
         (("By the", "length"), "By the", ["cut-off"]),
         (("", "filtered"), "", ["empty", "filtered"]),
+        (("no text in it", "malformed"), "no text in it", ["malformed"]),
         (" \n", "", ["empty"]),
         ("Yes.\nVisitor (speaking): And then?", "Yes.\nVisitor (speaking): And then?", ["wrong-speaker"]),
         ("Yes. Otto (thinking): Hm.", "Yes. Otto (thinking): Hm.", ["wrong-speaker"]),
@@ -219,19 +226,6 @@ def test_a_garbled_action_is_asked_again_and_never_an_answer():
 def test_what_went_wrong_with_an_answer_is_marked_and_not_hidden(reply, answer, marks):
     (record,) = run(Fake((".", reply)), contestants=[BASE], single=SINGLE[:1]).single
     assert (record["answer"], record["marks"]) == (answer, marks)
-
-
-def test_every_mark_has_a_meaning():
-    assert sorted(interviews.MARKS) == [
-        "cut-off",
-        "empty",
-        "filtered",
-        "own-header",
-        "scripted-question",
-        "special-token",
-        "wrong-speaker",
-    ]
-    assert all(meaning.endswith(".") for meaning in interviews.MARKS.values())
 
 
 # --- multi-turn ------------------------------------------------------------------------------------------------------
@@ -418,6 +412,71 @@ def test_an_embedded_interviewer_must_keep_to_the_subject():
     fake = Fake(questions(*['"How did you like the cinema of Berlin?"'] * 3), (".", "x"))
     (record,) = run(fake, multi=MULTI, turns=1, interviewer="embedded/tiny").turns
     assert record["marks"] == ["scripted-question"]
+
+
+# --- contestants -----------------------------------------------------------------------------------------------------
+
+
+def test_the_roster_names_everybody_by_kind_and_the_first_is_the_reference():
+    asked = {
+        "name": "openai/mini",
+        "kind": "prompted",
+        "model": "openai/mini",
+        "weights": None,
+        "style": "chat",
+    }
+    assert interviews.roster([asked, BASE, TRAINED], ["alpaca-7b", "a"]) == [
+        {
+            "name": "trained",
+            "kind": "trained",
+            "model": "local/anna",
+            "style": "character",
+            "reference": True,
+        },
+        {"name": "base", "kind": "base", "model": "embedded/tiny", "style": "chat", "reference": False},
+        {
+            "name": "openai/mini",
+            "kind": "prompted",
+            "model": "openai/mini",
+            "style": "chat",
+            "reference": False,
+        },
+        {"name": "alpaca-7b", "kind": "imported", "model": None, "style": None, "reference": False},
+        {"name": "a", "kind": "imported", "model": None, "style": None, "reference": False},
+    ]
+
+
+def test_without_a_trained_character_the_first_is_the_reference():
+    assert [each["reference"] for each in interviews.roster([], ["b", "a"])] == [True, False]
+
+
+def test_two_contestants_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two contestants of one name"):
+        interviews.roster([TRAINED], ["trained"])
+
+
+def test_imported_interviews_stand_beside_our_own():
+    heard = {"id": "alpaca/birth", "contestant": "alpaca", "answer": "At sea."}
+    talk = {"id": "alpaca/m-lamp", "contestant": "alpaca", "turns": []}
+    fake = Fake(questions("How long did you keep it?"), (".", "x"))
+    found = run(
+        fake,
+        single=SINGLE[:1],
+        multi=MULTI,
+        turns=1,
+        imported=[interviews.Imported("alpaca", [heard], [talk])],
+    )
+    assert [record["id"] for record in found.single] == ["alpaca/birth", "trained/birth"]
+    assert [record["id"] for record in found.turns] == ["alpaca/m-lamp", "trained/m-lamp"]
+    assert (found.single[0], found.turns[0]) == (heard, talk)
+    assert [each["name"] for each in found.contestants] == ["trained", "alpaca"]
+    assert not any(call["id"].startswith("alpaca") for call in found.calls)
+
+
+def test_transcripts_alone_ask_nobody():
+    heard = {"id": "alpaca/birth", "contestant": "alpaca", "answer": "At sea."}
+    found = run(Fake(), contestants=[], single=SINGLE, imported=[interviews.Imported("alpaca", [heard], [])])
+    assert (found.single, found.turns, found.calls) == ([heard], [], [])
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
