@@ -177,10 +177,35 @@ class Interviewer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interview:
-    """`limit_single` and `limit_multi` are None for all questions, and may be 0. `repetition_penalty` is for local models."""
+class GeneratedQuestions:
+    """`single` questions and `multi` subjects are wanted of `model`, which is asked `attempts` times for each that fails."""
 
-    questions: str
+    model: str
+    temperature: float
+    max_tokens: int
+    single: int
+    multi: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A contestant whose answers are in files already."""
+
+    name: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interview:
+    """`limit_single` and `limit_multi` are None for all questions, and may be 0. `repetition_penalty` is for local models.
+
+    `questions` is None where they are generated. Not `trained`: the trained character is no contestant.
+    """
+
+    trained: bool
+    questions: str | None
+    generate: GeneratedQuestions
     turns: int
     history: int
     thoughts: bool
@@ -190,20 +215,25 @@ class Interview:
     max_tokens: int
     interviewer: Interviewer
     baselines: tuple[str, ...]
+    transcripts: tuple[Transcript, ...]
     limit_single: int | None
     limit_multi: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """`limit` is None for all answers, and may be 0."""
+    """`limit` is None for all answers, and may be 0, as `pairwise` for questions. `panel` is more judges beside `model`."""
 
     model: str
+    panel: tuple[str, ...]
     dimensions: tuple[str, ...]
     temperature: float
     max_tokens: int
     repeats: int
     limit: int | None
+    evidence: int
+    exam: bool
+    pairwise: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +284,8 @@ _SECTIONS = {
         Lora,
         Train,
         Interviewer,
+        GeneratedQuestions,
+        Transcript,
         Interview,
         Judge,
     )
@@ -280,6 +312,8 @@ def _build(cls: Any, values: dict[str, Any]) -> Any:
             made[item.name] = float(value)
         elif kind in {"int", "int | None"} and value is not None:
             made[item.name] = int(value)
+        elif kind == "tuple[Transcript, ...]":
+            made[item.name] = tuple(_build(Transcript, each) for each in value)
         elif isinstance(value, list):
             made[item.name] = tuple(map(float, value) if "float" in kind else value)
         else:

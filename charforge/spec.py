@@ -32,6 +32,8 @@ PRESETS = ("laptop", "smoke", "paper")
 MAX_TEXT_BYTES = 10 * MIB
 """How large a profile or written file may be."""
 MAX_QUESTIONS_BYTES = MIB
+MAX_TRANSCRIPT_BYTES = 64 * MIB
+"""How large one file of a transcript may be."""
 MAX_DATA_BYTES = 2048 * MIB
 """How large a file of released dialogues or general samples may be, here or on the hub."""
 
@@ -55,9 +57,13 @@ _BASES: tuple[KeyPath, ...] = (
 _MODELS: tuple[KeyPath, ...] = (
     ("generator", "model"),
     *_BASES,
+    ("interview", "generate", "model"),
     ("interview", "interviewer", "model"),
     ("judge", "model"),
 )
+_CONTESTANTS: tuple[KeyPath, ...] = (("interview", "baselines"), ("interview", "transcripts"))
+_OWN_NAMES = ("trained", "base")
+"""Contestants' names that nobody else can have."""
 _INSIDE = "a spec can name files inside the workspace only"
 
 
@@ -66,7 +72,7 @@ class Examined:
     """What is known of a spec, right or wrong. `files` has each named file that is there, workspace-relative.
 
     `spec` is None where there are problems. Keys of `files`: `profile.file`, `written`, `interview.questions`,
-    `train.data.prompted`, `train.data.generated`, `train.mix.data`.
+    `train.data.prompted`, `train.data.generated`, `train.mix.data`, `interview.transcripts[0].files[0]` and so on.
     """
 
     spec: CharacterSpec | None
@@ -189,7 +195,7 @@ class _Reader:
                     "data", None
                 )  # one kind of data or the other: the later is not put over the earlier
             _merge(values, document.value)
-        paths = self._paths(values) | self._data(values)
+        paths = self._paths(values) | self._data(values) | self._transcripts(values)
         self._bases(values)
         self._meanings(values)
         short_name = values.get("short_name")
@@ -197,7 +203,7 @@ class _Reader:
             return Examined(None, self.problems, paths, short_name if isinstance(short_name, str) else None)
         values |= {"id": Path(self.file).stem, "file": self.file, "preset": name}
         values["profile"]["file"] = paths["profile.file"]
-        values["interview"]["questions"] = paths["interview.questions"]
+        values["interview"]["questions"] = paths.get("interview.questions")
         values["written"] = paths.get("written")
         values["knows"].setdefault("never", [])
         limits = preset_document(name).value["checks"]
@@ -252,6 +258,36 @@ class _Reader:
             if isinstance(text, str) and is_local(text) and (name := self._file(path, text, MAX_DATA_BYTES)):
                 found[key_text(path)] = name
                 _get(values, path[:-1])[path[-1]] = f"./{name}"
+        return found
+
+    def _transcripts(self, values: dict[str, Any]) -> dict[str, str]:
+        """Return the same for transcripts, and make their names in `values` workspace-relative; report names that clash."""
+        found: dict[str, str] = {}
+        whole: KeyPath = ("interview", "transcripts")
+        used = {*_OWN_NAMES, *(_get(values, ("interview", "baselines")) or ())}
+        made = []
+        for index, item in enumerate(_get(values, whole) or ()):
+            if not isinstance(item, dict):
+                continue
+            name, files = item.get("name"), []
+            if isinstance(name, str) and name in used:
+                message = f"there is a contestant {shown(name)} already"
+                hint = "every contestant has a name of its own; trained and base are taken"
+                self._add([(*whole, index, "name"), whole], message, hint)
+            used.add(name)
+            for key in ("name", "files"):  # in a list an override, too, has to say everything
+                if key not in item and not self._wrong((*whole, index, key)):
+                    self._add([(*whole, index, key), (*whole, index), whole], "this key is missing")
+            for place, text in enumerate(item.get("files") or ()):
+                path = (*whole, index, "files", place)
+                if not isinstance(text, str) or not (file := self._file(path, text, MAX_TRANSCRIPT_BYTES)):
+                    continue
+                if file in files:
+                    self._add([path], f"{shown(text)} is there twice", "keep one of them")
+                files.append(file)
+                found[key_text(path)] = file
+            made.append({**item, "files": files})
+        values["interview"]["transcripts"] = made
         return found
 
     def _bases(self, values: dict[str, Any]) -> None:
@@ -317,7 +353,8 @@ class _Reader:
             self._add([("knows", "until")], f"{shown(until)} is not a day of the calendar")
         self._ordered(values, ("dialogues", "min_turns"), ("dialogues", "max_turns"))
         count = _get(values, ("protective", "count"))
-        made = not isinstance(_get(values, ("train", "data")), dict)
+        trained = _get(values, ("interview", "trained")) is not False
+        made = trained and not isinstance(_get(values, ("train", "data")), dict)
         if (
             made
             and count != 0
@@ -339,6 +376,16 @@ class _Reader:
                     self._add(
                         [(*path, key), path], "this key is missing", f"name both {keys[0]} and {keys[1]}"
                     )
+        contestants = [_get(values, path) for path in _CONTESTANTS]
+        if not trained and not any(contestants) and not any(map(self._wrong, _CONTESTANTS)):
+            message = "nobody is left to interview"
+            hint = "name a model in interview.baselines or a file in interview.transcripts"
+            self._add([("interview", "trained"), ("interview",)], message, hint)
+        judge = _get(values, ("judge", "model"))
+        for index, name in enumerate(_get(values, ("judge", "panel")) or ()):
+            if name is not None and name == judge:
+                hint = "keep one of them: judge.repeats asks the same judge again"
+                self._add([("judge", "panel", index)], f"{shown(name)} is judge.model already", hint)
         self._embedded(values)
 
     def _printable(self, path: KeyPath, text: Any) -> None:
@@ -360,8 +407,8 @@ class _Reader:
 
     def _embedded(self, values: dict[str, Any]) -> None:
         used = [(path, _get(values, path)) for path in _MODELS]
-        baselines = _get(values, ("interview", "baselines")) or ()
-        used += [(("interview", "baselines", index), name) for index, name in enumerate(baselines)]
+        for path in (("interview", "baselines"), ("judge", "panel")):
+            used += [((*path, index), name) for index, name in enumerate(_get(values, path) or ())]
         used = [(path, name) for path, name in used if isinstance(name, str) and name.startswith("embedded/")]
         if not used:
             return
@@ -468,7 +515,8 @@ def _without(value: Any, faulty: set[KeyPath], path: KeyPath = ()) -> Any:
     if isinstance(value, dict):
         return {k: _without(v, faulty, (*path, k)) for k, v in value.items() if (*path, k) not in faulty}
     if isinstance(value, list):
-        return [None if (*path, index) in faulty else item for index, item in enumerate(value)]
+        inner = [(item, (*path, index)) for index, item in enumerate(value)]
+        return [None if at in faulty else _without(item, faulty, at) for item, at in inner]
     return value
 
 
