@@ -12,13 +12,14 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FILES = ("page.html.j2", "style.css")
+PAGE = "page.html.j2"
+STYLE = "style.css"
 """What lies beside this module and shapes the page: part of the report stage's code."""
 
 _KEPT = {"\n", "\t"}
@@ -43,11 +44,15 @@ def _read(name: str) -> str:
 
 
 @cache
-def _template() -> tuple[Any, str]:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
     )
-    return environment.from_string(_read(FILES[0])), _read(FILES[1])
 
 
 def policy(style: str) -> str:
@@ -56,9 +61,12 @@ def policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def fill(values: Mapping[str, Any]) -> str:
-    """Return the page as HTML text. Values of type Markup are put in as they are; all other text is escaped."""
-    template, style = _template()
-    style = f"\n{style}"
+def fill(values: Mapping[str, Any], template: str = PAGE) -> str:
+    """Return a page as HTML text. Values of type Markup are put in as they are; all other text is escaped.
+
+    `template` is a file beside this module; besides `values` it gets `style`, the style sheet, and its `policy`.
+    """
+    style = f"\n{_read(STYLE)}"
+    filled = _environment().get_template(template).render(**values, style=Markup(style), policy=policy(style))  # noqa: S704  # our own file
     # Cleaned as a whole, so that nothing gets past it, plots included; what is taken out is never part of markup.
-    return clean(template.render(**values, style=Markup(style), policy=policy(style)))  # noqa: S704  # our own file
+    return clean(filled)

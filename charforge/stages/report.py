@@ -49,6 +49,16 @@ def build(
     metrics: Mapping[str, Record],
     samples: Sequence[Record],
     provenance: Record,
+    contestants: Sequence[Record] = (),
+    measures: Sequence[Record] = (),
+    statistics: Record | None = None,
+    exam: Record | None = None,
+    pairs: Sequence[Record] = (),
+    set_aside: Sequence[Record] = (),
+    sft: Sequence[Record] = (),
+    scenes: Sequence[Record] = (),
+    dialogues: Sequence[Record] = (),
+    usage: Mapping[str, Mapping[str, Record]] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return (report.html, report.json). Arguments are the records of the stages' artifacts; any may be empty.
 
