@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from charforge import questions
 from charforge.errors import FileProblems, Problem
 from charforge.files import read_bytes, read_text
-from charforge.spec import MAX_DATA_BYTES, MAX_QUESTIONS_BYTES, MAX_TEXT_BYTES, examine
+from charforge.spec import (
+    MAX_DATA_BYTES,
+    MAX_QUESTIONS_BYTES,
+    MAX_TEXT_BYTES,
+    MAX_TRANSCRIPT_BYTES,
+    examine,
+)
 from charforge.stages import profile, released, written
 
 if TYPE_CHECKING:
@@ -70,11 +76,20 @@ def check(
     )
     if asked:
         facts.append(_questions_fact(file, asked, problems))
+    if found.spec and found.spec.interview.questions is None:
+        wanted = found.spec.interview.generate
+        facts.append(f"interview.questions: {wanted.single} and {wanted.multi} wanted of {wanted.model}")
     for key, file in found.files.items():
         if key.startswith("train."):
             try:
                 data = released.File(read_bytes(workspace / file, file, MAX_DATA_BYTES), file)
                 facts.append(_data_fact(key, data, found.short_name or ""))
+            except FileProblems as error:
+                problems.extend(error.problems)
+        elif key.startswith("interview.transcripts"):
+            try:
+                size = len(read_bytes(workspace / file, file, MAX_TRANSCRIPT_BYTES))
+                facts.append(f"{file}: a transcript of {_many(size, 'byte')}")
             except FileProblems as error:
                 problems.extend(error.problems)
     if problems:

@@ -5,21 +5,26 @@ The file's form is questions.schema.json. This module opens no file and knows no
 
 from __future__ import annotations
 
+import hashlib
+import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from charforge import safe_yaml
 from charforge.errors import FileProblems
+from charforge.files import visible
 from charforge.safe_yaml import Document, KeyPath, shown
 from charforge.schema import faults, schema_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from charforge.errors import Problem
 
 TOPICS = ("past", "relations", "values", "traps")
+MAX_SLUG = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,31 @@ def read(text: str, *, file: str) -> Questions:
         tuple(Question(**_folded(item)) for item in document.value["single"]),
         tuple(Subject(**_folded(item)) for item in document.value["multi"]),
     )
+
+
+def question_id(kind: str, text: str) -> str:
+    """Return the id of a question that nobody named, such as `where-were-you-born-3f2a91c0`: the same for the same text.
+
+    `kind` is `single` or `multi`. Case, white space and punctuation make no other question, and no other id.
+    """
+    said = " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    plain = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode()
+    slug = "-".join(re.findall(r"[a-z0-9]+", plain)) or "q"
+    if len(slug) > MAX_SLUG:  # between words, or within a word that is longer than that
+        slug = slug[: MAX_SLUG + 1].rpartition("-")[0] or slug[:MAX_SLUG]
+    digest = hashlib.sha256(f"{kind}\n{said}".encode()).hexdigest()
+    return f"{slug}-{digest[:8]}"
+
+
+def as_yaml(single: Sequence[Mapping[str, Any]], multi: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return the text of a questions file with these records, which `read` reads back; `name` is whom they are put to."""
+    lines = [f"# Interview questions for {visible(name)}."]
+    for part, records, key in (("single", single, "question"), ("multi", multi, "subject")):
+        lines.append(f"{part}:" if records else f"{part}: []")
+        for record in records:
+            lines += [f"  - id: {record['id']}", f"    topic: {record['topic']}"]
+            lines.append(f"    {key}: {safe_yaml.scalar(record[key])}")
+    return "\n".join(lines) + "\n"
 
 
 def _spread(records: Sequence[_Record], limit: int | None) -> list[_Record]:

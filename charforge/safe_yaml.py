@@ -8,6 +8,7 @@ the fallback, with the same answers. This module knows nothing of specs.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -104,6 +105,16 @@ def key_text(path: KeyPath) -> str:
         else:
             text += "." * bool(text) + (step if _PLAIN_KEY.fullmatch(step) else shown(step))
     return text
+
+
+def scalar(text: str) -> str:
+    """Return text as YAML that means it: plain where it means the same plain, else in quotes."""
+    try:
+        if parse(f"key: {text} # comment", "").value == {"key": text}:
+            return text
+    except FileProblems:
+        pass
+    return json.dumps(text, ensure_ascii=False)  # JSON's strings are YAML's double-quoted ones
 
 
 def shown(value: Any) -> str:

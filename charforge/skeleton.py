@@ -6,12 +6,11 @@ there already is overwritten. Knows the form of the files, and no stage.
 
 from __future__ import annotations
 
-import json
 from string import Template
 from typing import TYPE_CHECKING
 
 from charforge import safe_yaml
-from charforge.errors import CharForgeError, FileProblems
+from charforge.errors import CharForgeError
 from charforge.schema import faults, schema_file
 from charforge.spec import valid_id
 
@@ -40,8 +39,8 @@ def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  
         "id": id,
         "name": name,
         "short_name": short_name,
-        "yaml_name": _yaml(name),
-        "yaml_short_name": _yaml(short_name),
+        "yaml_name": safe_yaml.scalar(name),
+        "yaml_short_name": safe_yaml.scalar(short_name),
         "schema": "../charforge/" if (workspace / "charforge" / "spec.schema.json").is_file() else "",
     }
     files = {
@@ -69,16 +68,6 @@ def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  
             name = path.relative_to(workspace).as_posix()
             raise CharForgeError(f"{name} cannot be written: {error.strerror}") from error
     return done
-
-
-def _yaml(text: str) -> str:
-    """Return text as a YAML scalar: plain where it means the same plain, else in quotes."""
-    try:
-        if safe_yaml.parse(f"key: {text} # comment", "").value == {"key": text}:
-            return text
-    except FileProblems:
-        pass
-    return json.dumps(text, ensure_ascii=False)  # JSON's strings are YAML's double-quoted ones
 
 
 _SPEC = """\
@@ -125,12 +114,14 @@ written: written/$id.md
 #  epochs: 2
 
 interview:
-  questions: questions/$id.yaml
+  questions: questions/$id.yaml     # null: a model makes them once, from the profile
 #  turns: 5
 #  baselines: [base]                # interviewed for comparison: the base model, with a prompt
+#  transcripts: []                  # answers of others, from files: [{name: alpaca-7b, files: [transcripts/a.jsonl]}]
 
 #judge:
 #  model: embedded/smollm2-135m-instruct
+#  panel: []                        # more judges of the same answers
 """
 
 _PROFILE = """\

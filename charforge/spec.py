@@ -407,7 +407,8 @@ class _Reader:
 
     def _embedded(self, values: dict[str, Any]) -> None:
         used = [(path, _get(values, path)) for path in _MODELS]
-        for path in (("interview", "baselines"), ("judge", "panel")):
+        lists: tuple[KeyPath, ...] = (("interview", "baselines"), ("judge", "panel"))
+        for path in lists:
             used += [((*path, index), name) for index, name in enumerate(_get(values, path) or ())]
         used = [(path, name) for path, name in used if isinstance(name, str) and name.startswith("embedded/")]
         if not used:

@@ -140,3 +140,21 @@ def test_released_data_are_read_too(eliza):
         "error: characters/data/m.jsonl:1: not JSON: Expecting property name enclosed in double quotes\n"
         "hint: is the file whole? fetch it again"
     )
+
+
+def test_transcripts_and_questions_to_come_are_told(eliza):
+    folder = eliza.parent / "transcripts"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"question": "Who are you?", "answer": "Eliza."}\n')
+    (folder / "b.jsonl").write_text("")
+    edit(
+        eliza,
+        "",
+        "questions: questions/eliza.yaml",
+        "questions: null\n  transcripts: [{name: mine, files: [transcripts/a.jsonl]}]",
+    )
+    found = check(eliza, eliza.parents[1])[3:]
+    assert found[0] == "interview.questions: 40 and 10 wanted of embedded/smollm2-135m-instruct"
+    assert found[1].startswith("characters/transcripts/a.jsonl: ")
+    edit(eliza, "", "transcripts/a.jsonl]", "transcripts/a.jsonl, transcripts/b.jsonl]")
+    assert refused(eliza) == "error: characters/transcripts/b.jsonl: the file is empty"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from charforge import questions
 from charforge.errors import FileProblems
@@ -168,3 +171,35 @@ def test_the_questions_that_come_along_cover_every_topic():
     assert len(found.single) >= 40
     assert len(found.multi) == 10
     assert {question.topic for question in found.single} == set(questions.TOPICS)
+
+
+LINES = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="<>|"), min_size=1
+).filter(lambda text: text.strip() and " ".join(text.split()) == text)
+
+
+@given(texts=st.lists(LINES, unique_by=lambda text: " ".join(text.casefold().split()), max_size=4))
+def test_what_was_generated_is_read_back_from_its_file(texts):
+    records = [
+        {"id": f"q-{i}", "topic": questions.TOPICS[i], "question": text[:500].strip()}
+        for i, text in enumerate(texts)
+    ]
+    subjects = [{"id": f"m-{i}", "topic": "past", "subject": r["question"]} for i, r in enumerate(records)]
+    text = questions.as_yaml(records, subjects, "Eliza\nDoolittle")
+    found = questions.read(text, file="x.yaml")
+    assert (found.single_records(), found.multi_records()) == (records, subjects)
+
+
+def test_an_id_is_the_same_for_the_same_words():
+    one = questions.question_id("single", "Where were you born?")
+    assert re.fullmatch("where-were-you-born-[0-9a-f]{8}", one)
+    assert questions.question_id("single", " where were  you born") == one
+    assert questions.question_id("multi", "Where were you born?") != one
+    assert questions.question_id("single", "Were you born where?") != one
+
+
+@given(kind=st.sampled_from(["single", "multi"]), text=st.text())
+def test_every_text_has_an_id_that_a_file_may_hold(kind, text):
+    found = questions.question_id(kind, text)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", found)
+    assert len(found) <= 64

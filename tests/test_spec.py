@@ -20,7 +20,7 @@ from charforge.checks import ALWAYS, RULES
 from charforge.errors import FileProblems
 from charforge.safe_yaml import load as load_yaml
 from charforge.schema import faults, schema_file
-from charforge.sections import Delta, Generated, Lora, Mix, Prompted
+from charforge.sections import Delta, Generated, GeneratedQuestions, Lora, Mix, Prompted, Transcript
 
 ROOT = Path(__file__).parents[1]
 
@@ -1257,3 +1257,216 @@ def test_a_spec_outside_the_workspace_is_refused(workspace):
         caught.value.render()
         == "error: characters/link.yaml: the spec is a link that leads out of the workspace"
     )
+
+
+# -- contestants, judges and questions ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(workspace):
+    """A workspace with transcripts in it, and things beside them that no spec may read."""
+    folder = workspace / "characters" / "transcripts"
+    (folder / ".git").mkdir(parents=True)
+    for name in ("a.jsonl", "b.csv", ".git/x.jsonl"):
+        (folder / name).write_text("{}\n")
+    (workspace.parent / "outside.jsonl").write_text("secret\n")
+    (folder / "out.jsonl").symlink_to(workspace.parent / "outside.jsonl")
+    return workspace
+
+
+def with_transcripts(*items, more=""):
+    listed = "".join(f"    - {item}\n" for item in items)
+    return MINIMAL + f"  transcripts:\n{listed}{more}"
+
+
+def test_transcripts_are_contestants_with_files_of_the_workspace(answers):
+    text = with_transcripts(
+        "{name: alpaca-7b, files: [transcripts/a.jsonl, ./transcripts/b.csv]}",
+        "{name: 9.b_c, files: [../characters/transcripts/a.jsonl]}",
+    )
+    found = load(answers, text)
+    assert found.interview.transcripts == (
+        Transcript(
+            name="alpaca-7b", files=("characters/transcripts/a.jsonl", "characters/transcripts/b.csv")
+        ),
+        Transcript(name="9.b_c", files=("characters/transcripts/a.jsonl",)),
+    )
+    assert found.resolved()["interview"]["transcripts"][1] == {
+        "name": "9.b_c",
+        "files": ["characters/transcripts/a.jsonl"],
+    }
+    assert spec.examine(answers / "characters" / "eliza.yaml", answers).files == {
+        "profile.file": "characters/profiles/eliza.md",
+        "interview.questions": "characters/questions/eliza.yaml",
+        "interview.transcripts[0].files[0]": "characters/transcripts/a.jsonl",
+        "interview.transcripts[0].files[1]": "characters/transcripts/b.csv",
+        "interview.transcripts[1].files[0]": "characters/transcripts/a.jsonl",
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "error"),
+    [
+        (
+            "{name: x, files: [/etc/passwd]}",
+            (
+                "interview.transcripts[0].files[0]: expected a path relative to the spec's folder, got '/etc/passwd'\n"
+                "  11 |     - {name: x, files: [/etc/passwd]}\nhint: a spec can name files inside the workspace only"
+            ),
+        ),
+        (
+            "{name: x, files: [../../outside.jsonl]}",
+            (
+                "interview.transcripts[0].files[0]: '../../outside.jsonl' leads out of the workspace\n"
+                "  11 |     - {name: x, files: [../../outside.jsonl]}\n"
+                "hint: a spec can name files inside the workspace only"
+            ),
+        ),
+        (
+            "{name: x, files: [transcripts/out.jsonl]}",
+            (
+                "interview.transcripts[0].files[0]: 'transcripts/out.jsonl' is a link that leads out of the workspace\n"
+                "  11 |     - {name: x, files: [transcripts/out.jsonl]}\n"
+                "hint: a spec can name files inside the workspace only"
+            ),
+        ),
+        (
+            "{name: x, files: [transcripts/.git/x.jsonl]}",
+            (
+                "interview.transcripts[0].files[0]: 'transcripts/.git/x.jsonl' is hidden: a spec cannot name .git\n"
+                "  11 |     - {name: x, files: [transcripts/.git/x.jsonl]}\n"
+                "hint: a spec can name files inside the workspace only"
+            ),
+        ),
+        (
+            "{name: x, files: [transcripts/c.jsonl]}",
+            (
+                "interview.transcripts[0].files[0]: no such file: characters/transcripts/c.jsonl\n"
+                "  11 |     - {name: x, files: [transcripts/c.jsonl]}\nhint: files there: a.jsonl, out.jsonl"
+            ),
+        ),
+        (
+            "{name: x, files: [transcripts]}",
+            (
+                "interview.transcripts[0].files[0]: characters/transcripts is not a regular file\n"
+                "  11 |     - {name: x, files: [transcripts]}"
+            ),
+        ),
+        (
+            "{name: x, files: [transcripts/a.jsonl, ./transcripts/a.jsonl]}",
+            (
+                "interview.transcripts[0].files[1]: './transcripts/a.jsonl' is there twice\n"
+                "  11 |     - {name: x, files: [transcripts/a.jsonl, ./transcripts/a.jsonl]}\nhint: keep one of them"
+            ),
+        ),
+        (
+            "{name: x}",
+            (
+                "interview.transcripts[0].files: this key is missing\n  11 |     - {name: x}\n"
+                "hint: add it, for example: files: [transcripts/alpaca-7b.jsonl]"
+            ),
+        ),
+        (
+            "{name: Alpaca 7B, files: [transcripts/a.jsonl]}",
+            (
+                "interview.transcripts[0].name: expected a name of small letters, digits, '.', '_' and '-', "
+                "got 'Alpaca 7B'\n  11 |     - {name: Alpaca 7B, files: [transcripts/a.jsonl]}"
+            ),
+        ),
+        (
+            "{name: trained, files: [transcripts/a.jsonl]}",
+            (
+                "interview.transcripts[0].name: there is a contestant 'trained' already\n"
+                "  11 |     - {name: trained, files: [transcripts/a.jsonl]}\n"
+                "hint: every contestant has a name of its own; trained and base are taken"
+            ),
+        ),
+        (
+            "transcripts/a.jsonl",
+            (
+                "interview.transcripts[0]: expected a transcript such as {name: alpaca-7b, files: "
+                "[transcripts/alpaca-7b.jsonl]}, got 'transcripts/a.jsonl'\n  11 |     - transcripts/a.jsonl"
+            ),
+        ),
+    ],
+)
+def test_a_transcript_that_cannot_be_is_told(answers, item, error):
+    assert refused(answers, with_transcripts(item)) == f"error: characters/eliza.yaml:11: {error}"
+
+
+def test_two_transcripts_have_two_names(answers):
+    item = "{name: x, files: [transcripts/a.jsonl]}"
+    assert refused(answers, with_transcripts(item, item)) == (
+        "error: characters/eliza.yaml:12: interview.transcripts[1].name: there is a contestant 'x' already\n"
+        f"  12 |     - {item}\nhint: every contestant has a name of its own; trained and base are taken"
+    )
+
+
+def test_a_transcript_is_bounded_in_size(answers, monkeypatch):
+    monkeypatch.setattr(spec, "MAX_TRANSCRIPT_BYTES", 2)
+    item = "{name: x, files: [transcripts/a.jsonl]}"
+    assert refused(answers, with_transcripts(item)) == (
+        "error: characters/eliza.yaml:11: interview.transcripts[0].files[0]: characters/transcripts/a.jsonl is too large: "
+        f"3 bytes, the limit is 2\n  11 |     - {item}"
+    )
+
+
+def test_an_override_of_transcripts_says_everything_too(answers):
+    label = (
+        "error: --set interview.transcripts=[{name: x}]: interview.transcripts[0].files: this key is missing"
+    )
+    assert refused(answers, overrides=["interview.transcripts=[{name: x}]"]) == label
+
+
+def test_somebody_is_left_to_interview(answers):
+    nobody = "  trained: false\n  baselines: []\n"
+    assert refused(answers, MINIMAL + nobody) == (
+        "error: characters/eliza.yaml:10: interview.trained: nobody is left to interview\n  10 |   trained: false\n"
+        "hint: name a model in interview.baselines or a file in interview.transcripts"
+    )
+    assert not load(answers, MINIMAL + "  trained: false\n").interview.trained
+    item = "{name: x, files: [transcripts/a.jsonl]}"
+    assert load(answers, with_transcripts(item, more=nobody)).interview.baselines == ()
+
+
+def test_what_is_only_evaluated_needs_nothing_to_be_generated_from(workspace):
+    text = MINIMAL.replace("[motor cars, cinema]", "[]") + "  trained: false\n"
+    found = load(workspace, text)
+    assert (found.written, found.knows.never) == (None, ())
+
+
+def test_questions_may_be_generated(workspace):
+    text = MINIMAL.replace("questions/eliza.yaml", "null") + "  generate: {single: 12}\n"
+    (workspace / "characters" / "questions" / "eliza.yaml").unlink()
+    found = load(workspace, text).interview
+    assert found.questions is None
+    assert found.generate == GeneratedQuestions(
+        model="embedded/smollm2-135m-instruct",
+        temperature=0.7,
+        max_tokens=32,
+        single=12,
+        multi=10,
+        attempts=3,
+    )
+
+
+@pytest.mark.parametrize("name", spec.PRESETS)
+def test_a_preset_generates_questions_with_its_generator(workspace, name):
+    found = load(workspace, preset=name)
+    assert found.interview.generate.model == found.generator.model
+
+
+def test_a_panel_judges_beside_the_judge(workspace):
+    text = (
+        MINIMAL + "judge: {model: openai/x, panel: [openai/y, embedded/smollm2-135m-instruct], pairwise: 0}\n"
+    )
+    found = load(workspace, text).judge
+    assert (found.panel, found.pairwise) == (("openai/y", "embedded/smollm2-135m-instruct"), 0)
+    assert load(workspace, text, overrides=["judge.pairwise="]).judge.pairwise is None
+    again = text.replace("openai/y", "openai/x")
+    assert refused(workspace, again) == (
+        "error: characters/eliza.yaml:10: judge.panel[0]: 'openai/x' is judge.model already\n"
+        f"  10 | {again.splitlines()[-1]}\nhint: keep one of them: judge.repeats asks the same judge again"
+    )
+    unknown = text.replace("embedded/smollm2-135m-instruct", "embedded/smollm2-135m")
+    assert "judge.panel[1]: expected one of embedded/smollm2-135m-instruct" in refused(workspace, unknown)
