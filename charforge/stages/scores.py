@@ -1,9 +1,7 @@
-"""The scores: a judge's grades of the interviews, and the judge-free metrics beside them.
+"""The scores: which answers are graded and compared, by which judges, how often; and each judge's exam.
 
-A judge reads one answer (or one whole interview) for one dimension, with the profile's most fitting paragraphs, and
-gives 1 to 7. What it reads was written by a model that may want to be graded well, so the text is fenced: a turn is one line, every
-line begins with a bar, control tokens are broken up, and the fence holds a digest of the text, which the text itself cannot know.
-A reply that does not parse is unscored: no grade, a reason, and counted; never a zero and never left out.
+How one verdict comes about is charforge.stages.judging's affair, what an exam asks charforge.stages.exam's, and who meets whom
+charforge.stages.pairwise's. What the verdicts mean is statistics, and not done here.
 This module knows no store, no file, and of a model nothing but `ask`.
 """
 
@@ -11,71 +9,109 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import re
-import unicodedata
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charforge import evidence, metrics
-from charforge.dialogue import one_line
-from charforge.llm.request import Request
-from charforge.templates import render
+from charforge.stages import exam as exams
+from charforge.stages import judging
+from charforge.stages import pairwise as comparing
+from charforge.stages.judging import DIMENSIONS, Judge, Room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from charforge.llm.request import Ask
+    from charforge.stages.judging import Person
 
-VERSION = 1
+__all__ = ["DIMENSIONS", "VERSION", "Judge", "Plan", "Results", "plan", "sample", "score", "templates"]
 
-DIMENSIONS = ("memorization", "values", "personality", "hallucination", "stability")
-"""The paper's dimensions (section 4.3); `stability` is asked of multi-turn interviews only."""
-
-LOW, HIGH = 1, 7
-EVIDENCE = 2
-"""Profile paragraphs that the judge gets to read."""
-
-REASON_CHARACTERS = 2
-"""Characters of reasoning allowed per token of a constrained local judge, which does not end by itself."""
-
-_LAST_LINE = re.compile(r"[*_ ]*Score: ?([1-7])[*_. ]*")
-_FENCED_JSON = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
-_CHAT_MARKS = re.compile(r"</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
-
-
-class Judge(TypedDict):
-    """Who grades and how. `limit` is the number of questions and subjects to grade, None for all of them."""
-
-    model: str
-    weights: str | None
-    temperature: float
-    max_tokens: int
-    repeats: int
-    limit: int | None
+VERSION = 2
 
 
 class Results(NamedTuple):
-    """What the stage makes: scores.jsonl, metrics.json, and calls.jsonl ({"id": score id, "call": digest})."""
+    """What the stage makes, each list sorted by id; docs/judge.md has the fields of every record.
 
+    `exam`, `scores` and `pairs` are exam.jsonl, scores.jsonl and pairs.jsonl; `exam_summary` is exam.json
+    ({"judges": {model: {"passed", "dimensions", "means"}}}); `calls` is calls.jsonl ({"id": score id, or one of a pair's orders, "call"}).
+    """
+
+    exam: list[dict[str, Any]]
+    exam_summary: dict[str, Any]
     scores: list[dict[str, Any]]
-    metrics: dict[str, dict[str, float | int | None]]
+    pairs: list[dict[str, Any]]
     calls: list[dict[str, Any]]
 
 
-class Verdict(NamedTuple):
-    """A judge's reply, read. Exactly one of the two is None."""
+class Plan(NamedTuple):
+    """What every judge has to do: grade `papers` of the exam and `grades`, and compare `pairs`. Each pair takes two calls."""
 
-    score: int | None
-    unscored: str | None
+    papers: list[exams.Paper]
+    grades: list[tuple[Mapping[str, Any], str, int]]
+    pairs: list[tuple[comparing.Pair, int]]
+
+    @property
+    def calls(self) -> int:
+        """How many calls it takes one judge."""
+        return len(self.papers) + len(self.grades) + 2 * len(self.pairs)
+
+
+def plan(
+    *,
+    reference: str,
+    single: Sequence[Mapping[str, Any]],
+    turns: Sequence[Mapping[str, Any]],
+    dimensions: Sequence[str],
+    repeats: int,
+    limit: int | None,
+    exam: bool,
+    pairwise: int | None,
+) -> Plan:
+    """Return what a judge is asked: exactly one call for each verdict, and the same for every judge.
+
+    `limit` and `pairwise` are numbers of questions and subjects, None for all of them. Of a record only its contestant, its question
+    and what `sample` reads counts, so that calls can be counted before anybody has answered. There is no exam where there is
+    nothing to judge.
+    """
+    records = (*single, *turns)
+    chosen = sample(single, turns, limit)
+    grades = [
+        (record, dimension, repeat)
+        for record in records
+        if _key(record) in chosen
+        for dimension in dimensions
+        if dimension != "stability" or judging.kind(record) == "turns"
+        for repeat in range(repeats)
+    ]
+    met = comparing.pairs(records, reference)
+    both = {_key(pair.one) for pair in met}
+    compared = sample(
+        [record for record in single if _key(record) in both],
+        [record for record in turns if _key(record) in both],
+        pairwise,
+    )
+    pairs = [(pair, repeat) for pair in met if _key(pair.one) in compared for repeat in range(repeats)]
+    papers = exams.papers(dimensions) if exam and (grades or pairs) else []
+    return Plan(papers, grades, pairs)
+
+
+def templates(judges: Sequence[str], *, pairwise: int | None) -> list[str]:
+    """Return the files under prompts/ that these judges are asked with."""
+    names = ["judge"] if pairwise == 0 else ["judge", "pairwise"]
+    return sorted({judging.template(name, model) for name in names for model in judges})
 
 
 async def score(
     *,
+    contestants: Sequence[Mapping[str, Any]],
     single: Sequence[Mapping[str, Any]],
     turns: Sequence[Mapping[str, Any]],
     profile: Mapping[str, Any],
     dimensions: Sequence[str],
-    judge: Judge,
+    judges: Sequence[Judge],
+    repeats: int,
+    limit: int | None,
+    evidence: int,
+    exam: bool,
+    pairwise: int | None,
     name: str,
     short_name: str,
     knows_until: str,
@@ -85,87 +121,97 @@ async def score(
     ask: Ask,
     on_progress: Callable[[int, int], None],
 ) -> Results:
-    """Grade and measure the interviews' records; scores are sorted by id.
+    """Examine the judges, and let them grade and compare the interviews' records.
 
-    `prompts` holds the source of `judge` (the embedded one where the judge is embedded). `knows_until` is an ISO date,
-    `never` names things beyond the knowledge boundary. `on_progress(done, total)` counts grades. Raises CharForgeError
-    where the judge could not be reached, after the other calls came to their end.
+    `contestants` are those of contestants.json; exactly one is the reference. `evidence` paragraphs of the profile are
+    quoted to a judge. `prompts` holds the sources of `templates(...)`. `knows_until` is an ISO date, `never` names things beyond the
+    knowledge boundary. `on_progress(done, total)` counts verdicts. Raises CharForgeError where a judge could not be reached, after the
+    other calls came to their end.
     """
-    chosen = sample(single, turns, judge["limit"])
-    wanted = [
-        (record, dimension, repeat)
-        for record in (*single, *turns)
-        if (_kind(record), record["question"]) in chosen
-        for dimension in dimensions
-        if dimension != "stability" or _kind(record) == "turns"
-        for repeat in range(judge["repeats"])
-    ]
-    done = 0
+    (reference,) = (str(one["name"]) for one in contestants if one["reference"])
+    wanted = plan(
+        reference=reference,
+        single=single,
+        turns=turns,
+        dimensions=dimensions,
+        repeats=repeats,
+        limit=limit,
+        exam=exam,
+        pairwise=pairwise,
+    )
+    person: Person = {
+        "name": name,
+        "short_name": short_name,
+        "until": knows_until,
+        "never": never,
+        "paragraphs": profile["paragraphs"],
+    }
+    room = Room(evidence, seed, prompts, ask)
+    total, done = wanted.calls * len(judges), 0
 
-    async def grade(record: Mapping[str, Any], dimension: str, repeat: int) -> tuple[dict[str, Any], str]:
+    def tick(verdicts: int) -> None:
         nonlocal done
-        lines = said(record)
-        spoken = "\n".join(content for _, content in lines)
-        facts = evidence.relevant(profile["paragraphs"], spoken, EVIDENCE)
-        judged = "\n".join(f"{role}: {content}" for role, content in lines)
-        prompt = render(
-            prompts["judge"],
-            "judge.j2",
-            dimension=dimension,
-            name=name,
-            short_name=short_name,
-            until=knows_until,
-            never=list(never),
-            facts=[one_line(str(paragraph["text"])) for paragraph in facts],
-            multi=_kind(record) == "turns",
-            fence=fence(judged),
-            judged=quoted(judged),
-        )
-        answered = await ask(
-            Request(
-                model=judge["model"],
-                weights=judge["weights"],
-                messages=(("user", prompt.strip()),),
-                schema=reply_schema(judge["model"], judge["max_tokens"]),
-                max_tokens=judge["max_tokens"],
-                temperature=judge["temperature"],
-                seed=seed,
-                draw=repeat,
-            )
-        )
-        verdict = read_verdict(answered.reply.text, answered.reply.finish_reason, judged=judged)
-        done += 1
-        on_progress(done, len(wanted))
-        graded = {
-            "id": f"{record['id']}/{dimension}/{repeat}",
-            "answer": record["id"],
-            "contestant": record["contestant"],
-            "topic": record["topic"],
-            "dimension": dimension,
-            "score": verdict.score,
-            "unscored": verdict.unscored,
-            "verdict": answered.reply.text,
-            "judge": judge["model"],
-            "evidence": [paragraph["id"] for paragraph in facts],
-        }
-        return graded, answered.call
+        done += verdicts
+        on_progress(done, total)
 
-    results = await asyncio.gather(*(grade(*one) for one in wanted), return_exceptions=True)
-    graded = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        graded.append(result)
-    graded.sort(key=lambda one: str(one[0]["id"]))
+    calls: list[dict[str, Any]] = []
+
+    async def examine(judge: Judge, paper: exams.Paper) -> dict[str, Any]:
+        record, call = await exams.grade(room, judge, paper)
+        return noted(record, [(record["id"], call)])
+
+    async def grade(judge: Judge, record: Mapping[str, Any], dimension: str, repeat: int) -> dict[str, Any]:
+        judged = await judging.grade(room, judge, person, record, dimension, draw=repeat)
+        graded = judging.score_record(judged, judge, record, dimension, repeat=repeat)
+        return noted(graded, [(graded["id"], judged.call)])
+
+    async def compare(judge: Judge, pair: comparing.Pair, repeat: int) -> dict[str, Any]:
+        return noted(*await comparing.compare(room, judge, person, pair, repeat=repeat))
+
+    def noted(record: dict[str, Any], made: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+        calls.extend({"id": identity, "call": call} for identity, call in made if call is not None)
+        tick(len(made))
+        return record
+
+    examined, graded, compared = await _all(
+        [
+            _all([examine(judge, paper) for judge in judges for paper in wanted.papers]),
+            _all([grade(judge, *one) for judge in judges for one in wanted.grades]),
+            _all([compare(judge, *one) for judge in judges for one in wanted.pairs]),
+        ]
+    )
+    asked = dimensions if wanted.papers else ()
     return Results(
-        [record for record, _ in graded],
-        metrics.measure(single, turns, profile=profile, name=name, short_name=short_name),
-        [{"id": record["id"], "call": call} for record, call in graded],
+        _sorted(examined),
+        {
+            "judges": {
+                judge["model"]: exams.result(
+                    [record for record in examined if record["judge"] == judge["model"]], asked
+                )
+                for judge in judges
+            }
+        },
+        _sorted(graded),
+        _sorted(compared),
+        _sorted(calls),
     )
 
 
-def _kind(record: Mapping[str, Any]) -> str:
-    return "turns" if "turns" in record else "single"
+async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Return all results in order. One failure does not stop the others: their calls are kept, then it is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _sorted(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: str(record["id"]))
+
+
+def _key(record: Mapping[str, Any]) -> tuple[str, str]:
+    return judging.kind(record), str(record["question"])
 
 
 def sample(
@@ -173,16 +219,24 @@ def sample(
 ) -> set[tuple[str, str]]:
     """Return which (kind, question id) are graded: the same for every contestant, spread over kinds and topics.
 
-    Groups are the single-turn topics and the interviews. They are served in turn; within a group the order is that of the
-    digests of the questions' texts, so that adding a question moves no more than one other in or out.
+    Groups are the single-turn topics and the interviews. They are served in turn; within a group those come first that more
+    contestants answered, and then the order is that of the digests of the questions' texts, so that adding a question moves no
+    more than one other in or out.
     """
     groups: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    answered: dict[tuple[str, str], set[str]] = {}
     for record in (*single, *turns):
-        kind = _kind(record)
-        text = str(record["text"] if kind == "single" else record["subject"])
-        group = groups.setdefault((kind, record["topic"] if kind == "single" else ""), {})
-        group[kind, record["question"]] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    queues = [sorted(groups[key], key=lambda one: (groups[key][one], one)) for key in sorted(groups)]
+        key = _key(record)
+        if key not in answered:  # imported answers may give another topic to it
+            alone = key[0] == "single"
+            text = str(record["text"] if alone else record["subject"])
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            groups.setdefault((key[0], str(record["topic"]) if alone else ""), {})[key] = digest
+        answered.setdefault(key, set()).add(str(record["contestant"]))
+    queues = [
+        sorted(groups[group], key=lambda one: (-len(answered[one]), groups[group][one], one))
+        for group in sorted(groups)
+    ]
     everything = [
         queue[place]
         for place in range(max(map(len, queues), default=0))
@@ -190,96 +244,3 @@ def sample(
         if place < len(queue)
     ]
     return set(everything if limit is None else everything[:limit])
-
-
-def said(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what was said aloud as (speaker, one line of text): the judge sees no thoughts, as the interviewer saw none."""
-    if _kind(record) == "single":
-        return [("Question", defused(record["text"])), ("Answer", defused(record["answer"]))]
-    return [
-        (turn["role"], defused(turn["content"])) for turn in record["turns"] if turn["action"] == "speaking"
-    ]
-
-
-def defused(text: str) -> str:
-    """Return text on one line, without control characters, invisible characters, or working control tokens."""
-    visible = "".join(
-        " " if character.isspace() else character
-        for character in text
-        if character.isspace() or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn"}
-    )
-    return one_line(_CHAT_MARKS.sub(lambda match: " ".join(match.group()), visible))
-
-
-def quoted(text: str) -> str:
-    """Return text with a bar before each line."""
-    return "\n".join(f"| {line}" for line in text.split("\n"))
-
-
-def fence(text: str) -> str:
-    """Return a mark that does not stand in `text`: eight hex digits of its digest, hashed on until they do not."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    while digest[:8] in text:
-        digest = hashlib.sha256(digest.encode()).hexdigest()
-    return digest[:8]
-
-
-def reply_schema(model: str, max_tokens: int) -> dict[str, Any]:
-    """Return the JSON Schema of a verdict.
-
-    For local models the reason is bounded so that the verdict fits into `max_tokens`; not every provider knows how to.
-    """
-    reason: dict[str, Any] = {"type": "string"}
-    if model.startswith(("embedded/", "local/")):
-        reason["maxLength"] = max(0, max_tokens - 16) * REASON_CHARACTERS
-    return {
-        "type": "object",
-        "properties": {
-            "reason": reason,
-            "score": {"type": "integer", "enum": list(range(LOW, HIGH + 1))},
-        },
-        "required": ["reason", "score"],
-        "additionalProperties": False,
-    }
-
-
-def read_verdict(reply: str, finish_reason: str, *, judged: str = "") -> Verdict:
-    """Read a judge's reply: the whole reply as one JSON object, else its last line as `Score: N`; anything else is unscored.
-
-    `judged` is the text that was graded: a reply that stands in it word for word was copied, not given.
-    """
-    text = reply.strip()
-    if finish_reason == "filtered":
-        return Verdict(None, "filtered")
-    if not text:
-        return Verdict(None, "empty reply")
-    if one_line(text) in judged:
-        return Verdict(None, "copied from the answer")
-    fenced = _FENCED_JSON.fullmatch(text)
-    body = fenced[1] if fenced else text
-    if body.startswith("{"):
-        return _read_json(body, finish_reason)
-    if finish_reason != "stop":
-        return Verdict(None, "cut off")
-    last = _LAST_LINE.fullmatch(text.splitlines()[-1])
-    if last is None:
-        return Verdict(None, "no verdict in the last line")
-    return Verdict(int(last[1]), None)
-
-
-def _read_json(body: str, finish_reason: str) -> Verdict:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("a key twice")
-        return dict(pairs)
-
-    try:
-        data = json.loads(body, object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        return Verdict(None, "cut off" if finish_reason == "length" else "not JSON")
-    value = data.get("score")
-    if isinstance(value, bool) or not isinstance(value, int):
-        return Verdict(None, "score is no whole number")
-    if not LOW <= value <= HIGH:
-        return Verdict(None, f"score is not between {LOW} and {HIGH}")
-    return Verdict(value, None)
