@@ -27,9 +27,9 @@ SHARE = 0.9
 UNSCORED = 0.1
 
 MUST_BE_LOWER: Mapping[str, tuple[str, ...]] = {
-    "memorization": ("wrong-character", "assistant", "empty", "instruction"),
-    "values": ("wrong-character", "assistant", "empty", "instruction"),
-    "personality": ("wrong-character", "assistant", "empty", "instruction"),
+    "memorization": ("wrong-character", "assistant", "twisted", "instruction"),
+    "values": ("wrong-character", "assistant", "twisted", "instruction"),
+    "personality": ("wrong-character", "assistant", "flat", "empty"),
     "hallucination": ("wrong-character", "assistant", "anachronism", "instruction"),
     "stability": ("wrong-character", "assistant", "contradiction", "instruction"),
 }
