@@ -24,7 +24,9 @@ from charforge.marks import (
     MARKS,
     SCRIPTED_QUESTION,
     SPECIAL,
+    hear,
     mark_answer,
+    own_words,
 )
 from charforge.templates import render
 
@@ -303,13 +305,22 @@ async def _single(room: _Room, contestant: Contestant, question: Mapping[str, An
 
 async def _answer(room: _Room, contestant: Contestant, said: Sequence[Turn]) -> _Answer:
     """Return the contestant's answer to the last turn of `said`, which holds everything up to and with the question."""
-    window = said[-(room.history + 1) :]
+    window = _window(said, room.history)
     if contestant["style"] == "chat":
         answer = await _chat_answer(room, contestant, window)
     else:
         answer = await _character_answer(room, contestant, window)
     room.tick()
     return answer
+
+
+def _window(said: Sequence[Turn], history: int) -> Sequence[Turn]:
+    """Return the question, the `history` spoken turns before it, and the thoughts among these.
+
+    Thoughts do not count, so that a contestant who thinks sees as much of the conversation as any other.
+    """
+    spoken = [place for place, turn in enumerate(said) if turn.action == "speaking"]
+    return said[spoken[-(history + 1)] if len(spoken) > history else 0 :]
 
 
 def _sampling(room: _Room, contestant: Contestant) -> dict[str, Any]:
@@ -319,7 +330,10 @@ def _sampling(room: _Room, contestant: Contestant) -> dict[str, Any]:
 
 
 async def _chat_answer(room: _Room, contestant: Contestant, window: Sequence[Turn]) -> _Answer:
-    """Ask a prompted model: a system message, then the interviewer as user and the character as assistant."""
+    """Ask a prompted model: a system message, then the interviewer as user and the character as assistant.
+
+    What a reasoning model thought earlier is not sent back to it: providers say to leave it out.
+    """
     system = render(
         room.prompts["interview_chat"],
         "interview_chat.j2",
@@ -377,12 +391,17 @@ async def _character_answer(room: _Room, contestant: Contestant, window: Sequenc
 
 
 def _judged(room: _Room, answered: Answered, text: str, thoughts: list[str], calls: list[str]) -> _Answer:
-    """Return the answer with its marks. The text stays as it came, but for white space and the speaker's own header."""
+    """Return the answer with its marks. The text stays as it came, but for white space, thoughts and the speaker's own header.
+
+    What a malformed reply holds is our own words about it, which nobody may grade or measure: they stay with the call.
+    """
     reason = answered.reply.finish_reason
-    text, marks = mark_answer(text, (room.name, room.short_name))
+    heard = hear("" if reason == "malformed" else text)
+    text, marks = mark_answer(heard.text, (room.name, room.short_name))
+    marks += heard.marks
     if mark := {"length": CUT_OFF, "filtered": FILTERED, "malformed": MALFORMED}.get(reason):
         marks.append(mark)
-    return _Answer(text, thoughts, reason, sorted(marks), calls)
+    return _Answer(text, [*thoughts, *heard.thoughts], reason, sorted(marks), calls)
 
 
 # --- Multi-turn ------------------------------------------------------------------------------------------------------
@@ -416,7 +435,10 @@ async def _transcript(
         for thought in answer.thoughts:
             said.append(Turn(room.short_name, "thinking", thought))
             record_turns.append({**said[-1].record(), "marks": []})
-        said.append(Turn(room.short_name, "speaking", one_line(answer.text) or SILENCE))
+        # The record has the whole answer. What goes on after it, when it speaks for the visitor too, was never asked or said: it would
+        # teach the contestant to do so every time, and the interviewer to go on from questions that are not its own.
+        heard = own_words(answer.text, (room.name, room.short_name))
+        said.append(Turn(room.short_name, "speaking", one_line(heard) or SILENCE))
         record_turns.append({**said[-1].record(), "content": answer.text, "marks": answer.marks})
         calls += [*asked, *answer.calls]
     _note_calls(room, identity, calls)
