@@ -120,7 +120,7 @@ def interval(clusters: Iterable[Sequence[float]], scale: Scale) -> Interval:
         centre = mean if scale.around else 0.0
         sums = sorted([*sums, *((size * (centre + step), size) for step in scale.pretend)])
     method = STUDENT if count < BOOTSTRAP_FROM else BOOTSTRAP
-    low, high = _student(sums, count - 1) if method == STUDENT else _percentile(sums)
+    low, high = student(sums, count - 1) if method == STUDENT else percentile(sums)
     low, high = max(scale.low, min(low, mean)), min(scale.high, max(high, mean))
     return Interval(mean, low, high, count, method)
 
@@ -129,7 +129,7 @@ def _mean(sums: Sequence[tuple[float, float]]) -> float:
     return math.fsum(total for total, _ in sums) / math.fsum(size for _, size in sums)
 
 
-def _student(sums: Sequence[tuple[float, float]], freedom: int) -> tuple[float, float]:
+def student(sums: Sequence[tuple[float, float]], freedom: int) -> tuple[float, float]:
     """Return the t interval of a ratio of sums, from the clusters' residuals (Cochran 1977, 6.4)."""
     mean, count = _mean(sums), len(sums)
     squares = math.fsum((total - mean * size) ** 2 for total, size in sums)
@@ -145,23 +145,19 @@ def _quantile_of_t(freedom: int) -> float:
     return float(special.stdtrit(freedom, (1 + LEVEL) / 2))
 
 
-def _percentile(sums: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the percentile interval over resampled clusters."""
+def percentile(sums: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the percentile interval of a ratio of sums over resampled clusters."""
+    import numpy as np
+
     # Resampled with its sign as it is or turned, whichever sorts first, so that a difference the other way round has
     # the same interval the other way round.
     turned = sorted((0.0 - total, size) for total, size in sums)
     flip = turned < list(sums)
     totals, sizes = (_exact(column) for column in zip(*(turned if flip else sums), strict=True))
-    weights = _weights(len(sums))
-    low, high = _tails((weights @ totals) / (weights @ sizes))
+    weights = draws(len(sums))
+    found = (weights @ totals) / (weights @ sizes)
+    low, high = (float(value) for value in np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return (-high, -low) if flip else (low, high)
-
-
-def _tails(found: Array) -> tuple[float, float]:
-    import numpy as np
-
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _exact(values: Sequence[float]) -> Array:
@@ -172,7 +168,7 @@ def _exact(values: Sequence[float]) -> Array:
 
 
 @cache
-def _weights(count: int) -> Array:
+def draws(count: int) -> Array:
     """Return how often each of `count` clusters is drawn in each resample, (resamples, count)."""
     import numpy as np
 

@@ -417,4 +417,4 @@ def test_nothing_at_all_is_none_everywhere():
 
 def test_the_resampling_is_the_one_that_numpy_promises_to_keep():
     assert int(np.random.PCG64(intervals.SEED).random_raw()) == 1405485988775917517
-    assert set(intervals._weights(60).sum(axis=1)) == {60.0}
+    assert set(intervals.draws(60).sum(axis=1)) == {60.0}
