@@ -37,6 +37,7 @@ from charforge.errors import CharForgeError
 from charforge.llm.request import Reply, Request
 from charforge.models import attention
 from charforge.models.attention import Decode, OwnCache, Prefill, Prefix
+from charforge.models.blocked import block
 
 MAX_ROWS = 64
 """Rows decoded together. Beyond it two cores gain nothing: the matrix products are as wide as they need to be."""
@@ -102,6 +103,8 @@ class Generator:
         self.context: int = text.max_position_embeddings
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self.ends = self._end_tokens()
+        with torch.inference_mode():
+            block(model)
         # Control tokens other than the ends are never written, so that the text is all of what was sampled.
         banned = set(tokenizer.all_special_ids) | {
             i for i, token in tokenizer.added_tokens_decoder.items() if token.special
