@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from charforge import safe_yaml
 from charforge.errors import FileProblems
@@ -45,9 +45,6 @@ class Subject:
     subject: str
 
 
-_Record = TypeVar("_Record", Question, Subject)
-
-
 @dataclass(frozen=True, slots=True)
 class Questions:
     """All questions of a file, in its order."""
@@ -57,11 +54,11 @@ class Questions:
 
     def single_records(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return {"id", "topic", "question"} of all questions, or of `limit` spread over the topics, in file order."""
-        return [asdict(question) for question in _spread(self.single, limit)]
+        return spread([asdict(question) for question in self.single], limit)
 
     def multi_records(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return {"id", "topic", "subject"} of all subjects, or of `limit` spread over the topics, in file order."""
-        return [asdict(subject) for subject in _spread(self.multi, limit)]
+        return spread([asdict(subject) for subject in self.multi], limit)
 
 
 def read(text: str, *, file: str) -> Questions:
@@ -113,16 +110,21 @@ def as_yaml(single: Sequence[Mapping[str, Any]], multi: Sequence[Mapping[str, An
     return "\n".join(lines) + "\n"
 
 
-def _spread(records: Sequence[_Record], limit: int | None) -> list[_Record]:
-    """Return the first of each topic, then the second of each …: a higher limit keeps what a lower one chose."""
+def spread(records: Sequence[Mapping[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """Return records in their order, all of them or `limit`: the first of each topic, then the second of each …
+
+    A higher limit keeps what a lower one chose.
+    """
     if limit is None or limit >= len(records):
-        return list(records)
+        return [dict(record) for record in records]
     rank: defaultdict[str, int] = defaultdict(int)
     order = []
     for position, record in enumerate(records):
-        order.append((rank[record.topic], TOPICS.index(record.topic), position))
-        rank[record.topic] += 1
-    return [records[position] for position in sorted(position for _, _, position in sorted(order)[:limit])]
+        order.append((rank[record["topic"]], TOPICS.index(record["topic"]), position))
+        rank[record["topic"]] += 1
+    return [
+        dict(records[position]) for position in sorted(position for _, _, position in sorted(order)[:limit])
+    ]
 
 
 def _repeated(document: Document, wrong: set[KeyPath]) -> list[Problem]:
