@@ -10,9 +10,11 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from charforge.evidence import STOPWORDS
+from charforge.stages import exam, judging
 
 BAD = ("assistant", "foreign", "copied", "duplicate", "form", "short", "late")
 """Ways in which `spoil` makes a text worthless: a chatbot's phrases, another language, the source word for word, a text
@@ -114,8 +116,10 @@ _AI = (
 def answer(asked: str, schema: Mapping[str, Any] | None, chance: random.Random) -> str:
     """Return the reply to a prompt, in the form that its schema, or else the prompt itself, asks for."""
     properties = (schema or {}).get("properties", {})
-    if "score" in properties or (not properties and '"score": N' in asked):
-        return json.dumps({"reason": "As scripted.", "score": chance.randint(1, 7)})
+    if {"score", "better"} & set(properties) or (
+        not properties and re.search('"score": N|"better": "…"', asked)
+    ):
+        return _verdict(asked, properties)
     if "scenes" in properties or (not properties and '{"scenes":' in asked):
         voice = _Voice(chance, _source(asked))
         kinds = re.findall(r"(?m)^\d+\. (.+)$", asked)
@@ -215,6 +219,50 @@ def _scenes_wanted(asked: str, properties: Mapping[str, Any]) -> int:
     array = properties.get("scenes", {})
     wanted = array.get("minItems") or array.get("maxItems")
     return int(wanted) if wanted else _limit(r"(\d+) (?:different )?scenes", asked, (3,))[0]
+
+
+# --- Judging ---------------------------------------------------------------------------------------------------------
+
+
+def _verdict(asked: str, properties: Mapping[str, Any]) -> str:
+    """Return a grade, or which is better: by how many of an answer's words stand in the notes.
+
+    So simple a rule fails the exam of a judge, so its answers are known by heart: `right` is good, all others are bad.
+    """
+    found = re.search(r"^([0-9a-f]{8})(?: asked)?$", asked, re.MULTILINE)
+    mark = found[1] if found else ""
+    notes = set(_words(asked.partition(f"\n{mark}")[0])) if mark else set()
+    texts = re.split(rf"^{mark}(?: \w+)?$", asked, flags=re.MULTILINE)[1:-1] if mark else [asked]
+    shares = [_share(text, notes) for text in texts]
+    verdict: dict[str, Any] = {"mark": mark, "reason": "As scripted.", "cites": _cited(asked)}
+    if "better" in properties or (not properties and '"better":' in asked):
+        first, second = shares[-2:]
+        verdict["better"] = "tie" if first == second else "first" if first > second else "second"
+    else:
+        anchor = _exam().get(texts[0].strip())
+        by_heart = {None: 1 + round(6 * min(1.0, 2 * shares[0])), exam.RIGHT: 6}
+        verdict["score"] = by_heart.get(anchor, 2)
+    return json.dumps({key: value for key, value in verdict.items() if not properties or key in properties})
+
+
+def _share(text: str, notes: set[str]) -> float:
+    own = {word for line in text.split("\n") if not line.startswith("| Question:") for word in _words(line)}
+    return len(own & notes) / max(1, len(own))
+
+
+def _cited(asked: str) -> list[int]:
+    return [int(number) for number in re.findall(r"^\[(\d+)\]", asked, re.MULTILINE)[:1]]
+
+
+@cache
+def _exam() -> dict[str, str]:
+    """Return material → anchor."""
+    return {
+        judging.quoted(
+            "\n".join(f"{role}: {text}" for role, text in judging.said(paper.record))
+        ): paper.anchor
+        for paper in exam.papers(judging.DIMENSIONS)
+    }
 
 
 # --- Speaking --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from charforge import checks
+from charforge.llm.request import Answered, Reply
 from charforge.reading import parse
+from charforge.stages import exam, judging
 from charforge.stages.protective import split_setting
 from charforge.templates import render
 from charforge.testing import texts
@@ -100,6 +103,10 @@ def test_scenes_come_one_by_one_or_as_many_as_the_schema_says():
 def test_a_judge_grades_and_an_interviewer_asks():
     graded = texts.answer('…\n{"reason": "…", "score": N}', None, random.Random(0))
     assert json.loads(graded)["score"] in range(1, 8)
+    assert set(json.loads(texts.answer("…", judging.schema("embedded/x", 48), random.Random(0)))) == {
+        "reason",
+        "score",
+    }
     asked = "You are a visitor who has come to interview Anna.\n\nAsk your opening question."
     assert texts.answer(asked, None, random.Random(0)).endswith("?")
 
@@ -135,3 +142,61 @@ def test_spoilt_duplicates_are_sound_and_like_each_other():
 def test_spoilt_scenes_are_still_json(kind):
     asked = prompt("scene", count=1, kinds=["a quarrel"])
     assert set(json.loads(texts.spoil(kind, asked, None, random.Random(0)))) == {"location", "background"}
+
+
+def judged(work):
+    """Let the scripted model judge: `work(room)` is one verdict, or several."""
+
+    async def ask(request):
+        text = texts.answer(request.messages[0][1], request.schema if schemas else None, random.Random(0))
+        return Answered(reply=Reply(text=text, finish_reason="stop"), call="c")
+
+    async def both():
+        nonlocal schemas
+        first = await work(room)
+        schemas = False
+        return first, await work(room)
+
+    schemas = True
+    sources = {f"{name}.j2": (PROMPTS / f"{name}.j2").read_text() for name in ("judge", "pairwise")}
+    room = judging.Room(3, 0, sources, ask)
+    first, second = asyncio.run(both())
+    assert first == second  # with a schema or without
+    return first
+
+
+JUDGE = {"model": "openai/x", "weights": None, "temperature": 0.0, "max_tokens": 200}
+
+
+def test_its_judge_passes_the_exam():
+    async def work(room):
+        papers = exam.papers(judging.DIMENSIONS)
+        return [(await exam.grade(room, JUDGE, paper))[0] for paper in papers]
+
+    assert exam.result(judged(work), judging.DIMENSIONS)["passed"] is True
+
+
+def test_its_judge_likes_what_stands_in_the_notes():
+    person = {
+        "name": "Anna Berg",
+        "short_name": "Anna",
+        "until": BOUNDARY["until"],
+        "never": BOUNDARY["never"],
+        "paragraphs": [{"id": "x", "number": 1, "text": PARAGRAPH}],
+    }
+    records = [
+        {"question": "q", "text": "And then?", "answer": answer}
+        for answer in ("I carried the great lamp through winter.", "I have never heard anything about this.")
+    ]
+
+    async def work(room):
+        grades = [await judging.grade(room, JUDGE, person, one, "values", draw=0) for one in records]
+        pairs = [
+            await judging.compare(room, JUDGE, person, *pair, query="lamp", draw=0)
+            for pair in (records, records[::-1], records[:1] * 2)
+        ]
+        return [one.verdict.value for one in (*grades, *pairs)]
+
+    good, bad, *better = judged(work)
+    assert good > bad
+    assert better == ["first", "second", "tie"]
