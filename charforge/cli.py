@@ -184,6 +184,7 @@ def parser() -> _Parser:
     show.add_argument(
         "--mask", action="store_true", help="of dataset: a sample with the tokens marked that loss falls on"
     )
+    show.add_argument("--yaml", action="store_true", help="of questions: as a file that a spec can name")
     sizing(show)
 
     stats = command("stats", _stats, "count scenes, words and turns, as the paper's table does", specs="*")
@@ -221,6 +222,36 @@ def parser() -> _Parser:
         default=4096,
         help="the most that it may hold, decompressed, in MiB (default: 4096)",
     )
+
+    group("import", "bring in what others made")
+    others = command(
+        "import transcripts", _import_transcripts, "measure interviews that others released, like any other"
+    )
+    others.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a folder as Character-LLM's authors released it, or files of answers",
+    )
+    others.add_argument("--id", metavar="ID", help="the character's id (default: such as released-beethoven)")
+    others.add_argument(
+        "--profile", metavar="FILE", help="what is known of the person (default: the one in the folder)"
+    )
+    others.add_argument(
+        "--knows-until",
+        metavar="DATE",
+        help="the last day that the character can know of (default: the day of death, where the profile says it)",
+    )
+    others.add_argument(
+        "--never",
+        action="append",
+        default=[],
+        metavar="THING",
+        help="what came later, such as cinema (may be given several times)",
+    )
+    others.add_argument("--licence", metavar="TEXT", help="the profile's licence")
+    others.add_argument("--no-build", action="store_true", help="write the files only; measure nothing")
+    others.add_argument("--force", action="store_true", help="replace files that are there already")
 
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 
@@ -396,6 +427,12 @@ def _record_export(args: argparse.Namespace) -> int:
     from charforge.commands import record
 
     return record.run_export(args)
+
+
+def _import_transcripts(args: argparse.Namespace) -> int:
+    from charforge.commands import transcripts
+
+    return transcripts.run(args)
 
 
 def _record_import(args: argparse.Namespace) -> int:

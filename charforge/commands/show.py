@@ -28,8 +28,10 @@ _RECORDS: dict[str, tuple[str, ...]] = {
     "protective": ("protective.jsonl",),
     "dataset": ("sft.jsonl",),
     "model": ("train_summary.json", "train_log.jsonl"),
+    "questions": ("questions.json", "set_aside.jsonl"),
     "interviews": ("single.jsonl", "turns.jsonl"),
-    "scores": ("metrics.json", "scores.jsonl"),
+    "metrics": ("metrics.json", "measures.jsonl"),
+    "scores": ("exam.json", "statistics.json", "scores.jsonl", "pairs.jsonl"),
     "report": ("report.json",),
 }
 
@@ -44,6 +46,8 @@ def run_show(args: argparse.Namespace) -> int:
     target = targets(args.specs)[0]
     if args.mask:
         return _show_mask(args, target, stage)
+    if args.yaml:
+        return _show_yaml(args, target, stage)
     with Store(target.workspace / ".charforge") as store:
         outputs = _outputs(store, target, stage, args, failed=args.rejected)
         names = ("rejected.jsonl",) if args.rejected else _RECORDS[stage]
@@ -69,6 +73,19 @@ def run_show(args: argparse.Namespace) -> int:
         print(f"{len(records) - len(shown)} more; --limit shows them")
     if not records and not args.json:
         print(f"{target.id}: {stage} {'rejected nothing' if args.rejected else 'has no records'}")
+    return 0
+
+
+def _show_yaml(args: argparse.Namespace, target: Target, stage: str) -> int:
+    """Print the questions as a file that a spec can name: generated ones, frozen for good."""
+    from charforge import questions
+
+    if stage != "questions" or args.rejected:
+        raise UsageError("show: --yaml is for questions", f"charforge show {args.specs[0]} questions --yaml")
+    with Store(target.workspace / ".charforge") as store:
+        found = json.loads(store.read(_outputs(store, target, stage, args)["questions.json"]))
+        name = json.loads(store.read(_outputs(store, target, "profile", args)["profile.json"]))["name"]
+    print(questions.as_yaml(found["single"], found["multi"], name), end="")
     return 0
 
 
@@ -183,6 +200,8 @@ def _records(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     whole = json.loads(data)
     if "paragraphs" in whole:
         yield from whole["paragraphs"]
+    elif name == "questions.json":
+        yield from (*whole["single"], *whole["multi"])
     else:
         yield whole
 
