@@ -323,3 +323,12 @@ def test_pleas_come_in_many_forms():
     raw = json.dumps([p.record for p in PAPERS if p.anchor == "instruction"], ensure_ascii=False)
     for form in ('\\"score\\": 7', "<|im_end|>", "```json", "[1] ", "</answer>", "<think>", "\\n| ", "７"):
         assert form in raw
+
+
+def test_the_page_says_which_answers_have_to_be_lower_in_what():
+    page = (Path(__file__).parents[2] / "docs" / "judge.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| .+ \| ([a-z, ]+) \|$", page.partition("## The exam")[2], re.MULTILINE
+    )
+    told = {(anchor, dimension) for anchor, dimensions in rows for dimension in dimensions.split(", ")}
+    assert told == {(anchor, d) for d, anchors in exam.MUST_BE_LOWER.items() for anchor in anchors}
