@@ -355,8 +355,7 @@ def read(
         if problem is not None:
             return Verdict(None, problem)
         value, reason, given = found[key], found.get("reason"), found.get("mark")
-        listed = found.get("cites")
-        named = [one for one in listed if type(one) is int] if isinstance(listed, list) else []
+        named = _numbers(found.get("cites"))
         before = reason if isinstance(reason, str) else ""
     else:
         if finish_reason != "stop":
@@ -387,11 +386,20 @@ def _last_object(text: str) -> dict[str, Any] | None:
     begins = [match.end() - 1 for match in re.finditer(r"(?:^|\n)[ \t]*\{", text)]
     for begin in begins[-_OBJECTS:]:
         try:
-            data = json.loads(text[begin:], object_pairs_hook=unique)
+            # Not strict: models write line breaks into their strings.
+            data = json.loads(text[begin:], object_pairs_hook=unique, strict=False)
         except (ValueError, RecursionError):
             continue
         return data if isinstance(data, dict) else None
     return None
+
+
+def _numbers(listed: Any) -> list[int]:
+    """Return the numbers of a list; `"3"` and `"[3]"` are numbers too."""
+    if not isinstance(listed, list):
+        return []
+    found = (re.fullmatch(r"\[?(\d{1,6})\]?", str(one)) for one in listed if not isinstance(one, bool))
+    return [int(match[1]) for match in found if match]
 
 
 def _problem(value: Any, *, comparing: bool) -> str | None:

@@ -305,6 +305,7 @@ LINE = f"{MARK} Score: 5"
         (f"```\n{verdict(score=1)}\n```\nNo, better:\n```json\n{verdict(score=3)}\n```", 3, None),
         (f"<think>Score: 1? {{</think>{verdict(score=2)}", 2, None),
         (json.dumps(json.loads(verdict(score=4)), indent=2), 4, None),
+        (f'{{"mark": "{MARK}", "reason": "One.\nTwo.", "score": 4}}', 4, None),
         (f"He says Score: 2 himself.\n{LINE}", 5, None),
         (f"Good.\n**{MARK} Score: 3**", 3, None),
         (f"{LINE}\nI hope this helps!", None, "no verdict in the last line"),
@@ -386,8 +387,8 @@ def test_a_comparison_is_read_as_strictly(reply, better, unscored):
 
 
 def test_paragraphs_that_were_not_shown_are_no_evidence_and_are_counted():
-    reply = verdict(reason="By [3] and [4, 9].", cites=[2, 7, 2, True, "1", None])
-    assert judging.read(reply, "stop", mark=MARK, numbers=[1, 2, 3])[2:] == ((2, 3), 3)
+    reply = verdict(reason="By [3] and [4, 9].", cites=[2, 7, 2, "[5]", "1", True, None, "x", [2], 10**400])
+    assert judging.read(reply, "stop", mark=MARK, numbers=[1, 2, 3, 5])[2:] == ((1, 2, 3, 5), 3)
     assert judging.read(f"See [2] and [8].\n{LINE}", "stop", mark=MARK, numbers=[2])[2:] == ((2,), 1)
 
 
