@@ -81,21 +81,23 @@ class Source:
 # --- Finding -----------------------------------------------------------------------------------------------------------
 
 
-def find(paths: Sequence[Path]) -> list[Source]:
-    """Return who is in the folders and files, sorted by name.
+def find(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
+    """Return who is in the folders and files, sorted by name, and the files of a released folder that are none of the released ones.
 
     What lies in folders of the released layout is parted by character; all other files are of one, whose `who` is "".
     Raises CharForgeError or FileProblems for what is not there, or holds no transcript.
     """
     found: dict[str, Source] = {}
     plain: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = [file for file in _walk(path) if file.parent.name in _RELEASED]
-            files = files or sorted(
-                each for each in path.iterdir() if each.suffix in _SUFFIXES and each.is_file()
-            )
+            inside = [file for file in _walk(path) if file.resolve().parent.name in _RELEASED]
+            others += [file for file in inside if not _place(found, file)]
+            if inside:
+                continue
+            files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES and each.is_file())
             if not files:
                 raise CharForgeError(
                     f"{visible(str(path))}: no transcript in this folder",
@@ -108,7 +110,7 @@ def find(paths: Sequence[Path]) -> list[Source]:
     sources = [source for _, source in sorted(found.items()) if source.systems]
     if not sources:
         raise CharForgeError("no transcript there", "docs/transcripts.md says what can be read")
-    return sources
+    return sources, others
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -94,6 +94,7 @@ PAGES = (
     "docs/plan.md",
     "docs/recordings.md",
     "docs/exports.md",
+    "docs/transcripts.md",
     "bench/RESULTS.md",
 )
 _COMMAND = re.compile(

@@ -45,7 +45,11 @@ class _Character:
 
 def run(args: argparse.Namespace) -> int:
     """Import, then build and compare unless that is not wanted. Returns the exit status."""
-    sources = imports.find([Path(path) for path in args.paths])
+    sources, others = imports.find([Path(path) for path in args.paths])
+    if others:
+        names = ", ".join(visible(path.name) for path in others[:SHOWN_PLACES])
+        more = ", …" if len(others) > SHOWN_PLACES else ""
+        print(f"note: not read, by their names none of the released files: {names}{more}", file=sys.stderr)
     _only_one(args, sources)
     characters = [_character(args, source) for source in sources]
     with tempfile.TemporaryDirectory() as folder:  # what is written will be read: better found out now
