@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from charforge.report import plots, words
+from charforge.report import charts, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,25 +135,7 @@ def _loss_plot(
         if one["epoch"] == chosen:
             ring = len(held)
         held.append((ends.get(one["epoch"], last * number / len(epochs)), loss))
-    series = []
-    if len(steps) > 8:
-        series.append(plots.Series("training loss", "faint", tuple(steps)))
-        series.append(
-            plots.Series("training loss, smoothed", "mid", plots.smoothed(steps, max(5, len(steps) // 12)))
-        )
-    elif steps:
-        series.append(plots.Series("training loss", "mid", tuple(steps)))
-    if held:
-        series.append(plots.Series("held-out loss", "c0", tuple(held), dots=True, highlight=ring))
-    told = "; ".join(f"step {step:g}: {loss:.3f}" for step, loss in held) or "none"
-    return plots.line_plot(
-        "loss",
-        series,
-        title="Loss while training",
-        description=f"Held-out loss by optimizer step: {told}.",
-        x_label="optimizer step",
-        y_label="loss",
-    )
+    return charts.loss_curve(steps, held, ring)
 
 
 def _loss(value: float | None) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -36,6 +40,36 @@ def figure(value: Any) -> str | None:
 def finite(value: Any) -> float | None:
     """Return a finite number as a float, None for anything else."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def anchor(kind: str, identity: str) -> str:
+    """Return the id of an element of the page that stands for a record: safe and short whatever the record's id holds."""
+    return f"{kind}-{hashlib.sha256(identity.encode('utf-8', 'replace')).hexdigest()[:12]}"
+
+
+def amount(unit: str, value: float, *, signed: bool = False) -> str:
+    """Return a value of a metric as text: shares in percent, differences of shares in points where `signed`."""
+    sign = ("+" if value > 0 else "−" if value < 0 else "±") if signed else "−" if value < 0 else ""
+    size = abs(value)
+    if unit == "share":
+        percent = 100 * size
+        digits = 1 if 0 < percent < 9.95 else 0
+        return f"{sign}{percent:.{digits}f}" + ("" if signed else "\u202f%")
+    if unit == "count" and size == int(size):
+        return sign + count(int(size))
+    return f"{sign}{size:.1f}" if unit in {"words", "count"} else f"{sign}{size:.2f}"
+
+
+def between(unit: str, low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Return an interval as text, empty where it could not be computed."""
+    if low is None or high is None:
+        return ""
+    return f"{amount(unit, low, signed=signed)} to {amount(unit, high, signed=signed)}"
+
+
+def listed(several: Sequence[str], last: str = "and") -> str:
+    """Return `a, b and c`."""
+    return f"{', '.join(several[:-1])} {last} {several[-1]}" if len(several) > 1 else "".join(several)
 
 
 def shortened(text: str, limit: int) -> str:

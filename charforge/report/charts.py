@@ -1,0 +1,162 @@
+"""The report's plots: loss while training, scores with intervals, differences with intervals. Numbers in, SVG out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from charforge.report.svg import Drawing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A value with its interval, both in the plot's numbers, low <= value <= high; `title` shows when it is pointed at.
+
+    An interval of (None, None) is unknown and not drawn. `css`, `marker`: whose it is. A `decided` difference is filled.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    css: str
+    marker: str
+    title: str
+    decided: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What stands under one label: a dot each contestant, from top to bottom; None leaves its line empty."""
+
+    label: str
+    dots: tuple[Dot | None, ...]
+
+
+def loss_curve(steps: Points, held_out: Points, kept: int | None) -> Markup:
+    """Return the curve of training, empty text where there is nothing to draw.
+
+    `steps` are (step, training loss), `held_out` (step, held-out loss), all finite; `kept` is the index of the held-out loss that
+    gets a ring. The y axis covers the data, not zero: a loss has no natural zero in sight.
+    """
+    every = steps + held_out
+    if not every:
+        return Markup()
+    drawing = Drawing("loss", 270, left=46, right=20, top=12, bottom=40)
+    x_ticks = _ticks(0, max(x for x, _ in every), 6)
+    y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every), 4)
+    last = max(x_ticks[-1], *(x for x, _ in every))
+    drawing.frame((0, last), (y_ticks[0], y_ticks[-1]))
+    for y in y_ticks:
+        drawing.line([(0, y), (last, y)], "grid", width=1)
+        drawing.text(drawing.offset(-10, 0)[0], y, f"{y:g}", "tick", anchor="right", middle=True)
+    below = y_ticks[0] - drawing.offset(0, 19)[1]
+    for x in x_ticks:
+        drawing.text(x, below, f"{x:g}", "tick")
+    drawing.text(last / 2, y_ticks[0] - drawing.offset(0, 35)[1], "optimizer step", "axis")
+    if len(steps) > 8:
+        drawing.line(steps, "faint", width=1)
+        drawing.line(smoothed(steps, max(5, len(steps) // 12)), "mid", width=2)
+    elif len(steps) > 1:
+        drawing.line(steps, "mid", width=2)
+    if len(held_out) > 1:
+        drawing.line(held_out, "c0", width=2)
+    for index, (x, y) in enumerate(held_out):
+        if index == kept:
+            drawing.mark(x, y, "c0", size=16, hollow=True)
+        drawing.mark(x, y, "c0", title=f"held-out loss at step {x:g}: {y:.3f}")
+    told = "; ".join(f"step {x:g}: {y:.3f}" for x, y in held_out) or "none"
+    return drawing.markup(
+        title="Loss while training", description=f"Held-out loss by optimizer step: {told}."
+    )
+
+
+def intervals(
+    identity: str,
+    rows: Sequence[Row],
+    *,
+    title: str,
+    description: str,
+    low: float,
+    high: float,
+    ticks: Sequence[float],
+    zero: float | None = None,
+    sides: tuple[str, str] | None = None,
+    unit: str = "",
+) -> Markup:
+    """Return rows of dots with their intervals over one axis from `low` to `high`; empty text where no row has a dot.
+
+    `zero` is where a line of no difference is drawn, `sides` says what it means to be left and right of it. What reaches beyond
+    the axis is cut there; its title and the table beside the plot say the whole.
+    """
+    if not any(dot for row in rows for dot in row.dots):
+        return Markup()
+    line, gap, top = 13.0, 11.0, 26.0 if sides else 6.0
+    heights = [line * max(len(row.dots), 2) + gap for row in rows]
+    height = top + sum(heights) + 24
+    drawing = Drawing(identity, height, left=156, right=22, top=top, bottom=24)
+    # Units from the top, as one reads.
+    inner = sum(heights)
+    drawing.frame((low, high), (inner, 0))
+    for tick in ticks:
+        drawing.line([(tick, 0), (tick, inner)], "zero" if tick == zero else "grid", width=1)
+        drawing.text(tick, inner + 18, f"{tick:g}".replace("-", "−") + unit, "tick")
+    if sides is not None and zero is not None:
+        away = drawing.offset(8, 0)[0]
+        drawing.text(zero - away, -10, sides[0], "axis", anchor="right")
+        drawing.text(zero + away, -10, sides[1], "axis", anchor="left")
+    y = 0.0
+    for row, space in zip(rows, heights, strict=True):
+        if y:
+            drawing.line([(low, y), (high, y)], "grid", width=0.6)
+        drawing.text(
+            low - drawing.offset(16, 0)[0], y + space / 2, row.label, "row", anchor="right", middle=True
+        )
+        first = y + space / 2 - line * (len(row.dots) - 1) / 2
+        for place, dot in enumerate(row.dots):
+            if dot is not None:
+                _dot(drawing, dot, first + line * place, low, high)
+        y += space
+    return drawing.markup(title=title, description=description)
+
+
+def _dot(drawing: Drawing, dot: Dot, y: float, low: float, high: float) -> None:
+    if dot.low is not None and dot.high is not None:
+        ends = [(min(max(dot.low, low), high), y), (min(max(dot.high, low), high), y)]
+        drawing.line(ends, dot.css, width=2.2)
+    if low <= dot.value <= high:
+        drawing.mark(dot.value, y, dot.css, dot.marker, hollow=not dot.decided, title=dot.title)
+
+
+def smoothed(points: Points, window: int) -> Points:
+    """Return a centred moving average over `window` points, shorter at the ends; x stays."""
+    half = window // 2
+    means = []
+    for index, (x, _) in enumerate(points):
+        near = [y for _, y in points[max(0, index - half) : index + half + 1]]
+        means.append((x, sum(near) / len(near)))
+    return means
+
+
+def symmetric(values: Sequence[float], least: float) -> tuple[float, list[float]]:
+    """Return how far an axis around zero reaches, at least `least`, and its marks."""
+    reach = max([least, *(abs(value) for value in values)])
+    ticks = _ticks(-reach, reach, 5)
+    reach = max(-ticks[0], ticks[-1])
+    return reach, ticks
+
+
+def _ticks(low: float, high: float, about: int) -> list[float]:
+    """Return round numbers that cover low..high; at least two."""
+    from matplotlib.ticker import MaxNLocator
+
+    if high - low < 1e-9:
+        low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
+    found = MaxNLocator(nbins=about, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [round(float(value), 12) + 0.0 for value in found]

@@ -1,0 +1,252 @@
+"""What the judges say: their exam, mean scores and differences with intervals, pairs, agreement. Statistics in, tables and plots out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from charforge.report import charts, words
+from charforge.report.verdict import exam_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from charforge.report.people import Person
+
+    Record = Mapping[str, Any]
+
+LOW, HIGH = 1, 7
+
+ANCHORS = {
+    "right": "the right character",
+    "wrong-character": "another character",
+    "assistant": "a generic assistant",
+    "anachronism": "knows what came later",
+    "empty": "says nothing",
+    "instruction": "instructs the judge",
+}
+"""The exam's planted answers, in words."""
+
+
+def section(
+    statistics: Record, exam: Record, scores: Sequence[Record], everyone: Sequence[Person]
+) -> dict[str, Any]:
+    """Return what the page shows of scores. `statistics` is statistics.json, `exam` exam.json, `scores` scores.jsonl."""
+    reasons = Counter(str(one["unscored"]) for one in scores if one["score"] is None)
+    asked = bool(scores) or bool(exam.get("judges"))
+    return {
+        "asked": asked,
+        "usable": bool(statistics.get("usable")),
+        "caution": _caution(statistics) if asked else "",
+        "exam": [_examined(judge, one) for judge, one in sorted(exam.get("judges", {}).items())],
+        "plot": _score_plot(statistics, everyone),
+        "rows": _score_rows(statistics, everyone),
+        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        "difference_plot": _difference_plot(statistics, everyone),
+        "differences": _differences(statistics, everyone),
+        "pairwise": _pairwise(statistics, everyone),
+        "agreement": _agreement(statistics),
+        "chance": _chance(statistics),
+    }
+
+
+def _caution(statistics: Record) -> str:
+    judges = statistics.get("judges", {})
+    if not statistics.get("usable"):
+        return (
+            f"These scores are not usable. {exam_failed(statistics)} They are shown because hiding them would help nobody; "
+            "read the answers instead, or name a capable judge in the spec."
+        )
+    passed = [judge for judge, one in judges.items() if one["passed"]]
+    failed = [judge for judge, one in judges.items() if not one["passed"]]
+    text = f"Judged by {words.listed(passed)}, which passed the exam below."
+    return text + (f" Scores of {words.listed(failed)} do not count." if failed else "")
+
+
+def _examined(judge: str, one: Record) -> dict[str, Any]:
+    dimensions = sorted(one.get("dimensions", {}))
+    means = one.get("means", {})
+    return {
+        "judge": judge,
+        "passed": one["passed"],
+        "dimensions": [{"name": name, **one["dimensions"][name]} for name in dimensions],
+        "anchors": [
+            {
+                "name": ANCHORS.get(anchor, anchor),
+                "means": [_two(means[anchor].get(dimension)) for dimension in dimensions],
+            }
+            for anchor in sorted(
+                means, key=lambda name: (list(ANCHORS).index(name) if name in ANCHORS else 99, name)
+            )
+        ],
+    }
+
+
+def _two(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _score_rows(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
+    rows = []
+    for dimension, row in statistics.get("scores", {}).items():
+        cells = []
+        for one in everyone:
+            cell = row.get(one.name) or {"mean": None, "low": None, "high": None, "scored": 0, "unscored": 0}
+            cells.append(
+                {
+                    "mean": _two(cell["mean"]),
+                    "interval": words.between("score", cell["low"], cell["high"]),
+                    "scored": words.count(cell["scored"]),
+                    "unscored": words.count(cell["unscored"]),
+                }
+            )
+        rows.append({"dimension": dimension, "cells": cells})
+    return rows
+
+
+def _score_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
+    rows = []
+    for dimension, row in statistics.get("scores", {}).items():
+        dots: list[charts.Dot | None] = []
+        for one in everyone:
+            cell = row.get(one.name)
+            if cell is None or cell["mean"] is None:
+                dots.append(None)
+                continue
+            text = f"{one.label}, {dimension}: {cell['mean']:.2f}"
+            span = words.between("score", cell["low"], cell["high"])
+            dots.append(
+                charts.Dot(
+                    cell["mean"],
+                    cell["low"],
+                    cell["high"],
+                    one.css,
+                    one.marker,
+                    f"{text} ({span})" if span else text,
+                )
+            )
+        rows.append(charts.Row(dimension, tuple(dots)))
+    return charts.intervals(
+        "scores-plot",
+        rows,
+        title="Mean score by dimension and contestant, with 95 % intervals",
+        description="The table below gives the same numbers.",
+        low=LOW,
+        high=HIGH,
+        ticks=range(LOW, HIGH + 1),
+    )
+
+
+def _differences(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
+    """Return a row for each dimension and other contestant: the reference's lead, also at equal length."""
+    labels = {one.name: one for one in everyone}
+    return [
+        {
+            "dimension": dimension,
+            "other": labels[other],
+            "mean": words.amount("score", one["mean"], signed=True),
+            "interval": words.between("score", one["low"], one["high"], signed=True),
+            "pairs": words.count(one["pairs"]),
+            "clusters": words.count(one["clusters"]),
+            "method": one["method"],
+            "decided": one["decided"],
+            "length": None
+            if one["length"] is None
+            else words.amount("score", one["length"]["mean"], signed=True),
+            "length_interval": ""
+            if one["length"] is None
+            else words.between("score", one["length"]["low"], one["length"]["high"], signed=True),
+            "length_why": one.get("length_why"),
+        }
+        for dimension, row in statistics.get("differences", {}).items()
+        for other, one in row.items()
+        if one["mean"] is not None and other in labels
+    ]
+
+
+def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
+    others = [one for one in everyone if not one.reference]
+    rows, ends = [], []
+    for dimension, row in statistics.get("differences", {}).items():
+        dots: list[charts.Dot | None] = []
+        for one in others:
+            cell = row.get(one.name)
+            if cell is None or cell["mean"] is None:
+                dots.append(None)
+                continue
+            ends += [end for end in (cell["mean"], cell["low"], cell["high"]) if end is not None]
+            text = f"against {one.label}, {dimension}: {words.amount('score', cell['mean'], signed=True)}"
+            span = words.between("score", cell["low"], cell["high"], signed=True)
+            dots.append(
+                charts.Dot(
+                    cell["mean"],
+                    cell["low"],
+                    cell["high"],
+                    one.css,
+                    one.marker,
+                    f"{text} ({span})" if span else text,
+                    decided=cell["decided"],
+                )
+            )
+        rows.append(charts.Row(dimension, tuple(dots)))
+    if not ends:
+        return ""
+    reach, ticks = charts.symmetric(ends, 1.0)
+    return charts.intervals(
+        "differences-plot",
+        rows,
+        title="Difference of scores, reference minus the other, with 95 % intervals",
+        description="The table below gives the same numbers.",
+        low=-reach,
+        high=reach,
+        ticks=ticks,
+        zero=0.0,
+        sides=("← the other is better", "the reference is better →"),
+    )
+
+
+def _pairwise(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
+    labels = {one.name: one for one in everyone}
+    rows = []
+    for other, one in statistics.get("pairwise", {}).items():
+        verdicts = one["wins"] + one["ties"] + one["losses"] + one["unscored"]
+        if not verdicts or other not in labels:
+            continue
+        length = one.get("length")
+        rows.append(
+            {
+                "other": labels[other],
+                **{key: words.count(one[key]) for key in ("wins", "ties", "losses", "unscored", "disagreed")},
+                "rate": None if one["rate"] is None else words.amount("share", one["rate"]),
+                "interval": words.between("share", one["low"], one["high"]),
+                "decided": one["decided"],
+                "length": "" if length is None else words.amount("share", length["mean"]),
+                "length_interval": ""
+                if length is None
+                else words.between("share", length["low"], length["high"]),
+            }
+        )
+    return rows
+
+
+def _agreement(statistics: Record) -> list[dict[str, Any]]:
+    both = statistics.get("agreement", {})
+    judges, repeats = both.get("judges", {}), both.get("repeats", {})
+    rows = [
+        {"dimension": name, "judges": _two(judges.get(name)), "repeats": _two(repeats.get(name))}
+        for name in dict.fromkeys([*judges, *repeats])
+    ]
+    return rows if any(row["judges"] or row["repeats"] for row in rows) else []
+
+
+def _chance(statistics: Record) -> str:
+    counts = statistics.get("comparisons", {})
+    made = sum(counts.get(part, {}).get("made", 0) for part in ("scores", "pairwise"))
+    if made < 2:
+        return ""
+    expected = sum(counts[part]["by_chance"] for part in ("scores", "pairwise") if part in counts)
+    decided = sum(counts[part]["decided"] for part in ("scores", "pairwise") if part in counts)
+    return (
+        f"{made} differences were tested and {decided} left out zero; if nobody differed at all, about {expected:.1f} would do so "
+        "by chance."
+    )

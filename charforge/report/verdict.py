@@ -1,0 +1,185 @@
+"""The plain answer at the top: is the reference better than the others, and can that be told at all?
+
+A difference counts where its interval leaves out zero and, if it could be computed, the interval at equal length does too: judges like
+long answers. Scores of judges who failed their exam, or took none, count for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from charforge.metrics import METRICS
+from charforge.report.words import amount, in_words, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from charforge.report.people import Person
+
+    Record = Mapping[str, Any]
+
+NAMED = 4
+"""Metrics named in a sentence; the table has all."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What the judges' scores say of the reference against one other: names of dimensions."""
+
+    better: list[str] = field(default_factory=list)
+    worse: list[str] = field(default_factory=list)
+    by_length: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """`better`, `worse`, `mixed` or `open`."""
+        if self.better and self.worse:
+            return "mixed"
+        return "better" if self.better else "worse" if self.worse else "open"
+
+
+def verdict(everyone: Sequence[Person], statistics: Record, exam: Record, short_name: str) -> dict[str, Any]:
+    """Return {"question", "state", "answer", "why": sentences}; `state` is yes, no, partly or unknown.
+
+    `statistics` is statistics.json, `exam` exam.json; both may be empty.
+    """
+    reference = next((one for one in everyone if one.reference), None)
+    others = [one for one in everyone if not one.reference]
+    if reference is None:
+        question = f"Is {short_name} better than a prompt?"
+        return _made(question, "unknown", "It cannot be told: nobody was interviewed.", [])
+    trained = reference.kind == "trained"
+    question = (
+        f"Is the trained {short_name} better than a prompt?"
+        if trained
+        else f"Is {reference.label} better than the others?"
+    )
+    counted = [sentence for other in others for sentence in _counted(other, statistics)]
+    if not others:
+        return _made(question, "unknown", "It cannot be told: there is nobody to compare with.", [])
+    untold = _untold(statistics, exam)
+    if untold:
+        return _made(question, "unknown", f"It cannot be told. {untold}", counted)
+    found = {other.name: _judged(other.name, statistics) for other in others}
+    who = f"the trained {short_name}" if trained else reference.label
+    state, answer = _answer(who, others, found)
+    why = [_sentence(other, found[other.name]) for other in others]
+    return _made(question, state, answer, [*why, *counted])
+
+
+def _made(question: str, state: str, answer: str, why: list[str]) -> dict[str, Any]:
+    return {"question": question, "state": state, "answer": answer, "why": why}
+
+
+def _untold(statistics: Record, exam: Record) -> str:
+    """Return why the judges say nothing, empty where they do."""
+    scored = any(
+        cell["scored"] for row in statistics.get("scores", {}).values() for cell in row.values()
+    ) or any(one["rate"] is not None for one in statistics.get("pairwise", {}).values())
+    if not statistics.get("judges") or not (scored or exam.get("judges")):
+        return "No judge was asked, so nothing is said here about how good the answers are."
+    if not statistics.get("usable"):
+        return f"{exam_failed(statistics)} These scores are not usable."
+    if not scored:
+        return "The judge passed its exam, but scored no answer."
+    return ""
+
+
+def exam_failed(statistics: Record) -> str:
+    """Return, in a sentence, that no judge passed the exam or that none took it."""
+    judges = statistics.get("judges", {})
+    failed = [judge for judge, one in judges.items() if one["passed"] is False]
+    if not failed:
+        return "No judge was examined, so nobody knows whether the scores can tell good answers from bad."
+    if len(failed) == 1 == len(judges):
+        return f"The judge, {failed[0]}, failed its exam: it cannot tell planted good answers from planted bad ones."
+    return (
+        f"No judge passed its exam: {listed(failed)} cannot tell planted good answers from planted bad ones."
+    )
+
+
+def _judged(other: str, statistics: Record) -> Found:
+    found = Found()
+    for dimension, row in statistics["differences"].items():
+        if row[other]["mean"] is not None:
+            _sort(found, dimension, row[other], 0.0)
+    pairs = statistics["pairwise"].get(other)
+    if pairs and pairs["rate"] is not None:
+        _sort(found, "side by side", {**pairs, "mean": pairs["rate"]}, 0.5)
+    return found
+
+
+def _sort(found: Found, name: str, one: Record, zero: float) -> None:
+    if not one["decided"]:
+        found.open.append(name)
+        return
+    up, length = one["mean"] > zero, one["length"]
+    if length and length["low"] is not None and not (length["low"] > zero if up else length["high"] < zero):
+        found.by_length.append(name)
+    else:
+        (found.better if up else found.worse).append(name)
+
+
+def _answer(who: str, others: Sequence[Person], found: Mapping[str, Found]) -> tuple[str, str]:
+    groups = {
+        state: [one.label for one in others if found[one.name].state == state]
+        for state in ("better", "worse", "mixed", "open")
+    }
+    everyone = len(others)
+    name = who[0].upper() + who[1:]
+    if len(groups["better"]) == everyone:
+        return "yes", f"Yes. {name} was judged better than {listed(groups['better'])}, and nowhere worse."
+    if len(groups["worse"]) == everyone:
+        return "no", f"No. {name} was judged worse than {listed(groups['worse'])}, and nowhere better."
+    if len(groups["open"]) == everyone:
+        return "unknown", (
+            f"It cannot be told. Between {who} and {listed(groups['open'])}, every interval of the judged differences "
+            "covers zero or does so at equal length."
+        )
+    parts = [
+        f"judged better than {listed(groups['better'])}" if groups["better"] else "",
+        f"judged worse than {listed(groups['worse'])}" if groups["worse"] else "",
+        f"better in some ways and worse in others than {listed(groups['mixed'])}" if groups["mixed"] else "",
+        f"not to be told from {listed(groups['open'])}" if groups["open"] else "",
+    ]
+    return "partly", f"Partly. {name} is {'; '.join(filter(None, parts))}."
+
+
+def _sentence(other: Person, found: Found) -> str:
+    parts = [
+        f"better in {listed(found.better)}" if found.better else "",
+        f"worse in {listed(found.worse)}" if found.worse else "",
+        f"different in {listed(found.by_length)}, but not at equal length" if found.by_length else "",
+        f"no difference to be told in {listed(found.open)}" if found.open else "",
+    ]
+    return f"Judged against {other.label}: {'; '.join(filter(None, parts)) or 'nothing was scored'}."
+
+
+def _counted(other: Person, statistics: Record) -> list[str]:
+    """Return a sentence on the metrics, which need no judge, or none where nothing was measured."""
+    better: list[str] = []
+    worse: list[str] = []
+    undecided = 0
+    for key, row in statistics.get("metric_differences", {}).items():
+        metric, one = METRICS.get(key), row.get(other.name)
+        if metric is None or metric.better is None or one is None or one["mean"] is None:
+            continue
+        if not one["decided"]:
+            undecided += 1
+            continue
+        text = f"{metric.label.lower()} ({amount(metric.unit, one['mean'], signed=True)}{' points' * (metric.unit == 'share')})"
+        (better if (one["mean"] > 0) == (metric.better == "high") else worse).append(text)
+    if not better and not worse and not undecided:
+        return []
+    parts = [_few("better in", better), _few("worse in", worse)]
+    parts.append(f"no difference to be told in {in_words(undecided)} more" if undecided else "")
+    return [f"Counted, against {other.label}: {'; '.join(filter(None, parts))}."]
+
+
+def _few(how: str, several: Sequence[str]) -> str:
+    if not several:
+        return ""
+    more = len(several) - NAMED
+    return f"{how} {listed([*several[:NAMED], *([f'{in_words(more)} more'] if more > 0 else [])])}"
