@@ -19,7 +19,8 @@ from charforge.engine.digest import Action
 from charforge.engine.graph import Source, Stage
 from charforge.engine.stale import STALE, UP_TO_DATE
 from charforge.llm.client import is_local
-from charforge.stages import interviews, scores
+from charforge.questions import spread
+from charforge.stages import interviews, questions, scores
 from charforge.stages.slots import DRAWS_PER_SLOT, small
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from charforge.sections import CharacterSpec
 
 GENERATING = ("scenes", "dialogues", "protective")
-ASKING = (*GENERATING, "interviews", "scores")
+ASKING = (*GENERATING, "questions", "interviews", "scores")
 TO_RUN, NOT_KNOWN, FAILS = "to run", "not yet known", "would fail"
 STATES = {UP_TO_DATE: UP_TO_DATE, STALE: TO_RUN, FAILED: FAILS}
 
@@ -37,7 +38,7 @@ CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_WORD = 4 / 3
 DRAWS = 1.3
 """Assumed of a capable model: draws for each that is accepted."""
-SMALL_CALLS = {"scenes": 4.0, "dialogues": 12.0, "protective": 12.0}
+SMALL_CALLS = {"scenes": 4.0, "dialogues": 12.0, "protective": 12.0, "questions": 3.0}
 """Assumed of a small model, which is asked for little pieces: calls for each record."""
 ENOUGH = 20
 """Recorded calls of a stage from which its draws are told before it ever was finished."""
@@ -208,6 +209,8 @@ class _Asked:
         if not done:
             if self.name in GENERATING:
                 calls, basis = self._generating(missing)
+            elif self.name == "questions":
+                calls, basis = self._generated_questions()
             elif self.name == "interviews":
                 calls, basis = self._interviews(missing, recorded)
             elif self.rehearsed.waits_for:
@@ -221,7 +224,7 @@ class _Asked:
         return parts, None if all(part.calls.exact for part in parts) else basis
 
     def _models(self) -> list[str]:
-        asked = self.character.models()[self.name]
+        asked = self.character.models().get(self.name, [])
         weights = [model for model, _ in self._contestants()] if self.name == "interviews" else []
         return list(dict.fromkeys([*weights, *asked]))
 
@@ -272,9 +275,23 @@ class _Asked:
         return int(getattr(self.spec, self.name).count or 0)
 
     def _contestants(self) -> list[tuple[str, str]]:
-        """Return (model, style) of each contestant."""
-        baselines = ("local/base" if name == "base" else name for name in self.spec.interview.baselines)
-        return [(f"local/{self.spec.id}", "character"), *((model, "chat") for model in baselines)]
+        """Return (model, style) of each contestant that is asked."""
+        spec = self.spec.interview
+        baselines = ("local/base" if name == "base" else name for name in spec.baselines)
+        trained = [(f"local/{self.spec.id}", "character")] if spec.trained else []
+        return [*trained, *((model, "chat") for model in baselines)]
+
+    def _generated_questions(self) -> tuple[dict[str, Range], str]:
+        """Nothing is asked where the spec has a file; else as many calls as questions need, each of which may fail."""
+        spec = self.spec.interview
+        if spec.questions is not None:
+            return {}, ""
+        wanted, model = spec.generate, spec.generate.model
+        tiny = small(model)
+        parts = [count for of in (wanted.single, wanted.multi) for _, count in questions.shares(of)]
+        calls = sum(count if tiny else -(-count // questions.PER_CALL) for count in parts)
+        each = SMALL_CALLS["questions"] if tiny else DRAWS
+        return {model: Range(1, each, max(each, wanted.attempts)).times(calls)}, f"{each:g} draws, assumed"
 
     def _interviews(
         self, missing: Mapping[str, Sequence[Action]], recorded: Mapping[str, int]
@@ -294,7 +311,7 @@ class _Asked:
                 model,
                 Range(1, 1.5 if thinks else 1, interviews.THOUGHT_CALLS if thinks else 1).times(answers),
             )
-        asked = multi * (1 + len(contestants) * (spec.turns - 1)) if multi else 0
+        asked = multi * (1 + len(contestants) * (spec.turns - 1)) if multi and contestants else 0
         add(spec.interviewer.model, Range(1, 1.1, interviews.QUESTION_DRAWS).times(asked))
         calls = {}
         for model, total in whole.items():
@@ -304,28 +321,48 @@ class _Asked:
         return calls, "the questions and turns of the spec"
 
     def _questions(self, key: str) -> list[dict[str, Any]]:
-        (stage,) = (each for each in self.character.stages if each.name == self.character.stage("interviews"))
-        ref = stage.inputs[key]
-        assert isinstance(ref, Source)
-        found: list[dict[str, Any]] = json.loads(ref.data)
-        return found
+        """Return the questions of the spec's file, those that will be set aside among them, or places for generated ones."""
+        spec = self.spec.interview
+        limit = spec.limit_single if key == "single" else spec.limit_multi
+        (stage,) = (each for each in self.character.stages if each.name == self.character.stage("questions"))
+        ref = stage.inputs.get("questions")
+        text = "question" if key == "single" else "subject"
+        if isinstance(ref, Source):
+            found: list[dict[str, Any]] = json.loads(ref.data)[key]
+        else:
+            topics = questions.shares(getattr(spec.generate, key))
+            found = [
+                {"id": f"{topic}-{place}", "topic": topic, text: f"{topic} {place}"}
+                for topic, count in topics
+                for place in range(count)
+            ]
+        return spread(found, limit)
 
     def _scores(self) -> dict[str, Range]:
-        """Return the exact number of grades: which answers are graded depends on the questions only."""
-        judge = self.spec.judge
+        """Return the exact number of verdicts: which answers are judged depends on the questions only."""
+        judge, spec = self.spec.judge, self.spec.interview
+        names = [*(model for model, _ in self._contestants()), *(each.name for each in spec.transcripts)]
         single = [
-            {"text": each["question"], "topic": each["topic"], "question": each["id"]}
+            {"contestant": name, "text": each["question"], "topic": each["topic"], "question": each["id"]}
+            for name in names
             for each in self._questions("single")
         ]
         turns = [
-            {"turns": [], "subject": each["subject"], "question": each["id"]}
+            {"contestant": name, "turns": [], "subject": each["subject"], "question": each["id"]}
+            for name in names
             for each in self._questions("multi")
         ]
-        chosen = scores.sample(single, turns, judge.limit)
-        dimensions = len(judge.dimensions)
-        alone = sum(kind == "single" for kind, _ in chosen)
-        grades = alone * (dimensions - ("stability" in judge.dimensions)) + (len(chosen) - alone) * dimensions
-        return {judge.model: Range.exactly(grades * judge.repeats * len(self._contestants()))}
+        plan = scores.plan(
+            reference=names[0],
+            single=single,
+            turns=turns,
+            dimensions=judge.dimensions,
+            repeats=judge.repeats,
+            limit=judge.limit,
+            exam=judge.exam,
+            pairwise=judge.pairwise,
+        )
+        return {model: Range.exactly(plan.calls) for model in self._models()}
 
     # -- how many tokens -----------------------------------------------------------------------------------------
 
@@ -373,6 +410,8 @@ class _Asked:
             return spec.generator.max_tokens
         if self.name == "scores":
             return spec.judge.max_tokens
+        if self.name == "questions":
+            return spec.interview.generate.max_tokens
         answers = model in {each for each, _ in self._contestants()}
         return spec.interview.max_tokens if answers else spec.interview.interviewer.max_tokens
 
@@ -393,6 +432,8 @@ class _Asked:
                 expected = QUESTION_TOKENS if small(model) else PROTECTIVE_TOKENS
             case "scores":
                 expected = VERDICT_TOKENS
+            case "questions":
+                expected = QUESTION_TOKENS * (1 if small(model) else questions.PER_CALL)
             case _:
                 answers = model in {each for each, _ in self._contestants()}
                 expected = ANSWER_TOKENS if answers else QUESTION_TOKENS

@@ -1,7 +1,7 @@
 """Code is an input too: each stage's VERSION, held to a digest of the source that the stage is made of.
 
 `versions.json` records, for every stage, its version and the digest of its *source closure*: its module, everything of
-this package that the module imports, and its adapter in pipeline.py, all without comments, docstrings, layout and
+this package that the module imports, and its adapter in pipeline.py or evaluation.py, all without comments, docstrings, layout and
 positions. A test compares. Where the source changed, either the stage's outputs may change, and its VERSION goes up, or
 they do not, and somebody writes down why:
 
@@ -28,12 +28,14 @@ RECORD = Path(__file__).with_name("versions.json")
 # What no output can depend on: the engine moves bytes, the rest is how errors and files reach a person.
 _OUTSIDE = ("charforge.engine", "charforge.errors", "charforge.files", "charforge.models.process")
 
-_PIPELINE_HELPERS = ("_json", "_jsonl", "_sorted")
+# Where the adapters are, and the helpers that they share.
+_ADAPTERS = ("charforge.assembly", "charforge.pipeline", "charforge.evaluation")
+_HELPERS = ("read_json", "read_jsonl", "by_id", "usage_of")
 
 # What is read beside the source by the code of a package, and shapes its bytes.
 _BESIDE = (".j2", ".css")
 
-# Stage → (where its VERSION stands, the modules its source begins at, its adapter in pipeline.py).
+# Stage → (where its VERSION stands, the modules its source begins at, the function that puts it together).
 _GENERATING = "generating"
 STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "profile": ("charforge.stages.profile:VERSION", ("charforge.stages.profile",), "run_profile"),
@@ -53,9 +55,19 @@ STAGES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
         ("charforge.models.train", "charforge.models.probes", "charforge.probes"),
         "run_model",
     ),
-    "interviews": ("charforge.stages.interviews:VERSION", ("charforge.stages.interviews",), "run_interviews"),
-    "scores": ("charforge.stages.scores:VERSION", ("charforge.stages.scores",), "run_scores"),
-    "report": ("charforge.stages.report:VERSION", ("charforge.stages.report",), "run_report"),
+    "questions": ("charforge.stages.questions:VERSION", ("charforge.stages.questions",), "add_questions"),
+    "interviews": (
+        "charforge.stages.interviews:VERSION",
+        ("charforge.stages.interviews", "charforge.transcripts"),
+        "add_interviews",
+    ),
+    "metrics": ("charforge.metrics:VERSION", ("charforge.metrics",), "add_metrics"),
+    "scores": (
+        "charforge.stages.scores:VERSION",
+        ("charforge.stages.scores", "charforge.intervals"),
+        "add_scores",
+    ),
+    "report": ("charforge.stages.report:VERSION", ("charforge.stages.report",), "add_report"),
     "call": ("charforge.asking:CALL_VERSION", ("charforge.models.generate",), None),
 }
 
@@ -113,11 +125,12 @@ def source_digest(stage: str) -> str:
         hasher.update(f"{module}\n{_dump(_without_version(tree))}\n".encode())
         hasher.update(_beside(module))
     if adapter is not None:
-        wanted = {adapter, *_PIPELINE_HELPERS}
-        tree = _without_docstrings(ast.parse(_path("charforge.pipeline").read_text(encoding="utf-8")))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in wanted:
-                hasher.update(f"{node.name}\n{_dump(node)}\n".encode())
+        wanted = {adapter, *_HELPERS}
+        for module in _ADAPTERS:
+            tree = _without_docstrings(ast.parse(_path(module).read_text(encoding="utf-8")))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in wanted:
+                    hasher.update(f"{node.name}\n{_dump(node)}\n".encode())
     return hasher.hexdigest()
 
 

@@ -102,12 +102,32 @@ def test_without_talks_there_is_no_interviewer(predict):
 
 
 def test_scores_are_exact(predict):
-    dimensions = "judge.dimensions=[values, stability]"
-    part = predict("interview.baselines=[openai/d]", dimensions, "judge.repeats=2")["scores"]["openai/c"]
+    grading = ("judge.dimensions=[values, stability]", "judge.pairwise=0", "judge.exam=false")
+
+    def verdicts(*more, model="openai/c"):
+        return predict("interview.baselines=[openai/d]", *grading, *more)["scores"][model].calls
+
     # Single answers are not graded for stability.
-    assert part.calls == Range.exactly(2 * 2 * (3 * 1 + 2 * 2))
-    assert predict(dimensions, "judge.limit=1")["scores"]["openai/c"].calls == Range.exactly(2 * 1)
-    assert predict("judge.limit=0")["scores"] == {}
+    assert verdicts("judge.repeats=2") == Range.exactly(2 * 2 * (3 * 1 + 2 * 2))
+    assert verdicts("judge.limit=1") == Range.exactly(2 * 1)
+    assert verdicts("judge.limit=1", "judge.panel=[openai/e]", model="openai/e") == Range.exactly(2 * 1)
+    assert verdicts("judge.limit=0", "judge.pairwise=2") == Range.exactly(2 * 2)  # in both orders
+    assert verdicts("judge.limit=1", "judge.exam=true").low > 20
+    assert predict("judge.limit=0", "judge.pairwise=0")["scores"] == {}
+
+
+def test_generated_questions_are_counted_and_so_is_what_is_asked_with_them(predict):
+    parts = predict("interview.questions=null", "interview.generate.single=8", "interview.generate.multi=4")
+    (asked,) = parts["questions"].values()
+    assert 0 < asked.calls.low <= asked.calls.expected <= asked.calls.high
+    assert parts["interviews"]["local/eliza"].calls.low > 0
+
+
+def test_who_is_only_read_is_not_asked(predict):
+    assert (
+        "local/eliza"
+        not in predict("interview.trained=false", "interview.baselines=[openai/d]")["interviews"]
+    )
 
 
 # --- Tokens ------------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def desk(tmp_path):
     return desk
 
 
-AFTER_TRAINING = ["interviews", "scores", "report"]
+AFTER_TRAINING = ["interviews", "metrics", "scores", "report"]
 
 
 def test_a_dialogue_is_asked_for_before_the_last_scene_is_there(tmp_path):
@@ -284,7 +284,7 @@ def test_a_rule_touches_the_stages_that_apply_it_and_asks_nothing_again(desk):
 def test_a_written_dialogue_costs_no_generating_call(desk):
     desk.edit("written/ada.md", "You had tired of it", "You had wearied of it")
     ran, requests, jobs = desk.build()
-    assert ran == ["written", "dataset", "model", *AFTER_TRAINING]
+    assert ran == ["written", "dataset", "model", "questions", *AFTER_TRAINING]
     assert jobs == ["model"]
     assert not [request for request in requests if "for a play" in str(request.messages)]
 
@@ -299,7 +299,7 @@ def test_more_epochs_cost_no_generating_call(desk):
 def test_a_question_costs_its_own_answers_and_scores(desk):
     desk.edit("questions/ada.yaml", "Who taught you numbers?", "Who taught you to count?")
     ran, requests, jobs = desk.build()
-    assert ran == AFTER_TRAINING
+    assert ran == ["questions", *AFTER_TRAINING]
     assert jobs == []
     assert desk.calls["interviews"] == 2  # the trained one and the base
     assert all("count" in str(request.messages or request.prompt) for request in requests[:2])
@@ -334,7 +334,7 @@ def test_an_own_prompt_replaces_the_packaged_one(desk):
     packaged = Path(packaged_prompts() / "meta.j2").read_text(encoding="utf-8")
     (folder / "meta.j2").write_text(packaged + "\nNever hurry.\n", encoding="utf-8")
     ran, _requests, _jobs = desk.build()
-    assert ran == ["dataset", "model", *AFTER_TRAINING]
+    assert ran == ["dataset", "model", "questions", *AFTER_TRAINING]
     assert desk.records("dataset", "sft.jsonl")[0]["prompt"].count("Never hurry.") == 1
 
 

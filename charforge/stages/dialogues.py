@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from charforge.llm.request import Answered
     from charforge.reading import Parsed
 
-VERSION = 4
+VERSION = 5
 
 VISITOR = "Visitor"
 """Who asks in a small model's dialogues; interviews are held by a Visitor too."""

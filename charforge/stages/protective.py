@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
-VERSION = 4
+VERSION = 5
 
 STYLES = {
     "curious": "A curious stranger asks again and again about {thing}, and how {short_name} uses such things.",

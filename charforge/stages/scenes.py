@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from charforge.checks import Broken, Rules
     from charforge.llm.request import Answered
 
-VERSION = 4
+VERSION = 5
 
 KINDS = (
     "a quiet talk between two people who trust each other",

@@ -39,7 +39,9 @@ def test_a_dry_run_says_of_every_stage_what_would_happen_and_does_nothing(run, e
             "eliza/dataset     unknown until profile has run\n"
             "eliza/base        stale: never built\n"
             "eliza/model       unknown until base and profile have run\n"
+            "eliza/questions   unknown until profile has run\n"
             "eliza/interviews  unknown until profile and base have run\n"
+            "eliza/metrics     unknown until profile and base have run\n"
             "eliza/scores      unknown until profile and base have run\n"
             "eliza/report      unknown until profile and base have run\n"
         ),
@@ -94,7 +96,7 @@ def test_a_whole_build_ends_with_where_the_report_is(run, eliza, monkeypatch):
     asked = len(scripted.requests)
     assert asked
     built, report, *spent = re.sub(r"in [0-9.]+ s", "in … s", out).splitlines()
-    assert built == f"eliza: built, 11 of 11 stages ran in … s; {asked} calls made, 0 replayed"
+    assert built == f"eliza: built, 13 of 13 stages ran in … s; {asked} calls made, 0 replayed"
     assert report == "  build/eliza/report.html"
     rows = [line.split("  ") for line in spent]
     assert [next(filter(None, row)) for row in rows[:-1]] == [
@@ -107,14 +109,14 @@ def test_a_whole_build_ends_with_where_the_report_is(run, eliza, monkeypatch):
     assert not eliza.with_suffix(".lock").exists()  # this is not what the committed spec says
 
     status, out, err = run("build", "eliza", *SCRIPTED)
-    assert (status, out, err) == (0, "eliza: up to date, 11 stages\n  build/eliza/report.html\n", "")
+    assert (status, out, err) == (0, "eliza: up to date, 13 stages\n  build/eliza/report.html\n", "")
     assert len(scripted.requests) == asked
 
     status, out, _ = run("build", "eliza", *SCRIPTED, "--set", "interview.turns=1")
     assert status == 0
     assert scripted.jobs == ["base", "model"]
     more = len(scripted.requests) - asked
-    assert re.search(rf"built, 3 of 11 stages ran in [0-9.]+ s; {more} calls made, [0-9]+ replayed\n", out)
+    assert re.search(rf"built, 4 of 13 stages ran in [0-9.]+ s; {more} calls made, [0-9]+ replayed\n", out)
 
 
 def test_a_build_of_the_spec_as_it_stands_writes_its_lock(run, eliza, edit, monkeypatch):
@@ -149,7 +151,7 @@ def test_a_stage_that_there_is_not_is_told_with_the_nearest(run, eliza):
         "",
         (
             "error: --to: no stage is called 'x'\nhint: stages are profile, written, scenes, dialogues, protective, "
-            "dataset, base, model, interviews, scores, report\n"
+            "dataset, base, model, questions, interviews, metrics, scores, report\n"
         ),
     )
 
