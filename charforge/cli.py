@@ -191,6 +191,16 @@ def parser() -> _Parser:
     stats.add_argument("--json", action="store_true", help="as JSON")
     sizing(stats)
 
+    compare = command("compare", _compare, "print evaluations side by side, with intervals")
+    compare.add_argument(
+        "evaluations",
+        nargs="+",
+        metavar="BUILD",
+        help="a character's name, a spec's path, or a folder that a build wrote, such as build/beethoven",
+    )
+    compare.add_argument("--html", metavar="FILE", help="write a page in place of printing")
+    compare.add_argument("--json", action="store_true", help="as JSON")
+
     export = command("export", _export, "write what was built as a folder for other programs")
     export.add_argument("kind", metavar="KIND", help="hf, lora, merged, gguf, delta or dataset")
     export.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
@@ -415,6 +425,12 @@ def _stats(args: argparse.Namespace) -> int:
     from charforge.commands import show
 
     return show.run_stats(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from charforge.commands import compare
+
+    return compare.run(args)
 
 
 def _export(args: argparse.Namespace) -> int:
