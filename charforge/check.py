@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charforge import questions
+from charforge import questions, transcripts
 from charforge.errors import FileProblems, Problem
 from charforge.files import read_bytes, read_text
 from charforge.spec import (
@@ -25,6 +25,8 @@ from charforge.stages import profile, released, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from charforge.sections import CharacterSpec, Transcript
 
 MIN_PARAGRAPHS = 5
 
@@ -75,7 +77,10 @@ def check(
         "interview.questions", MAX_QUESTIONS_BYTES, lambda text, file: questions.read(text, file=file)
     )
     if asked:
-        facts.append(_questions_fact(file, asked, problems))
+        # To whom nothing is put, nothing needs to be asked: transcripts bring their own questions.
+        spec = found.spec
+        asks = spec is None or spec.interview.trained or spec.interview.baselines
+        facts.append(_questions_fact(file, asked, problems if asks else []))
     if found.spec and found.spec.interview.questions is None:
         wanted = found.spec.interview.generate
         facts.append(f"interview.questions: {wanted.single} and {wanted.multi} wanted of {wanted.model}")
@@ -86,10 +91,11 @@ def check(
                 facts.append(_data_fact(key, data, found.short_name or ""))
             except FileProblems as error:
                 problems.extend(error.problems)
-        elif key.startswith("interview.transcripts"):
+    if found.spec:
+        known = {} if asked is None else {"single": asked.single_records(), "multi": asked.multi_records()}
+        for transcript in found.spec.interview.transcripts:
             try:
-                size = len(read_bytes(workspace / file, file, MAX_TRANSCRIPT_BYTES))
-                facts.append(f"{file}: a transcript of {_many(size, 'byte')}")
+                facts.append(_transcript_fact(workspace, found.spec, transcript, known))
             except FileProblems as error:
                 problems.extend(error.problems)
     if problems:
@@ -141,6 +147,21 @@ def _data_fact(key: str, file: released.File, short_name: str) -> str:
     lost = rejected.counts.total()
     return f"{file.name}: {there}" + (
         f", {lost:,} rejected, the first: {rejected.rows[0]['detail']}" if lost else ""
+    )
+
+
+def _transcript_fact(
+    workspace: Path, spec: CharacterSpec, transcript: Transcript, asked: dict[str, list[dict[str, Any]]]
+) -> str:
+    files = [(name, read_bytes(workspace / name, name, MAX_TRANSCRIPT_BYTES)) for name in transcript.files]
+    read = transcripts.read(
+        files, contestant=transcript.name, name=spec.name, short_name=spec.short_name, asked=asked
+    )
+    odd = [f"{row['file']}: {row['place']}: {row['what']}" for row in read.oddities]
+    count = f"{len(odd):,} {'oddity' if len(odd) == 1 else 'oddities'}"
+    return (
+        f"{', '.join(transcript.files)}: {transcript.name}, {_many(len(read.single), 'answer')}, "
+        f"{_many(len(read.turns), 'interview')}" + (f", {count}, the first: {odd[0]}" if odd else "")
     )
 
 

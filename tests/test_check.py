@@ -155,6 +155,24 @@ def test_transcripts_and_questions_to_come_are_told(eliza):
     )
     found = check(eliza, eliza.parents[1])[3:]
     assert found[0] == "interview.questions: 40 and 10 wanted of embedded/smollm2-135m-instruct"
-    assert found[1].startswith("characters/transcripts/a.jsonl: ")
+    assert found[1] == (
+        "characters/transcripts/a.jsonl: mine, 1 answer, 0 interviews, 1 oddity, the first: "
+        "characters/transcripts/a.jsonl: line 1: nobody says what the question is about; taken for past"
+    )
     edit(eliza, "", "transcripts/a.jsonl]", "transcripts/a.jsonl, transcripts/b.jsonl]")
     assert refused(eliza) == "error: characters/transcripts/b.jsonl: the file is empty"
+    (folder / "b.jsonl").write_text('{"answer": "Garn."}\n')
+    assert refused(eliza).startswith("error: characters/transcripts/b.jsonl:")
+
+
+def test_who_is_asked_nothing_needs_no_question_on_every_topic(eliza):
+    folder = eliza.parent / "transcripts"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"question": "Who are you?", "answer": "Eliza."}\n')
+    edit(eliza, "questions", "topic: traps", "topic: past")
+    assert "no question on the topic traps" in refused(eliza)
+    only = "  trained: false\n  baselines: []\n  transcripts: [{name: mine, files: [transcripts/a.jsonl]}]"
+    edit(eliza, "", "questions/eliza.yaml ", f"questions/eliza.yaml\n{only} ")
+    assert check(eliza, eliza.parents[1])[-2:-1] == [
+        "characters/questions/eliza.yaml: 8 questions (past 4, relations 2, values 2, traps 0), 2 multi-turn subjects"
+    ]
