@@ -114,7 +114,7 @@ class Drawing:
             [y],
             marker=shape,
             markersize=size,
-            markerfacecolor="none" if hollow else colour(kind),
+            markerfacecolor=colour("card" if hollow else kind),
             markeredgecolor=colour(kind if hollow else "card"),
             markeredgewidth=1.4,
             linestyle="none",

@@ -9,10 +9,9 @@ import json
 import re
 from html.parser import HTMLParser
 
-import pytest
-
-from charforge import metrics
-from charforge.report import page, plots
+from charforge import intervals, metrics
+from charforge.report import answers as shown_answers
+from charforge.report import page
 from charforge.stages import report
 
 SPEC = {
@@ -69,6 +68,30 @@ def answers(**said):
     ]
 
 
+SCENE = {
+    "id": "scene/p1/0",
+    "type": "chat",
+    "location": "The lamp room",
+    "background": "A storm comes up.",
+    "paragraph": "p1",
+    "draw": 0,
+    "n": 0,
+}
+DIALOGUE = {
+    "id": "dialogue/p1/0",
+    "kind": "generated",
+    "scene": "scene/p1/0",
+    "paragraphs": [],
+    "type": "chat",
+    "location": "The lamp room",
+    "background": "The oil runs low.",
+    "draw": 0,
+    "turns": [{"role": "Anna", "action": "speaking", "content": "I kept the lamp alight, question or none."}],
+}
+SAMPLES = {
+    "dialogue/p1/0": "Anna (speaking): I kept the lamp alight, question or none.",
+    "released/7": "Anna (speaking): Herring and potatoes, every Friday.",
+}
 SINGLE = answers(trained="I kept the lamp", base="As an AI I keep nothing")
 TURNS = [
     {
@@ -93,13 +116,17 @@ def score(contestant, dimension, value, unscored=None, *, judge="embedded/tiny",
         "id": f"{contestant}/{answer}/{dimension}/0",
         "answer": f"{contestant}/{answer}",
         "contestant": contestant,
+        "kind": "single",
+        "question": answer,
         "topic": "past",
         "dimension": dimension,
+        "repeat": 0,
         "score": value,
         "unscored": unscored,
-        "verdict": "{}",
+        "verdict": '{"reason": "Knows the lamp.", "score": 5}',
         "judge": judge,
-        "evidence": [],
+        "evidence": [{"id": "p1", "number": 1}],
+        "cites": [1],
     }
 
 
@@ -110,6 +137,62 @@ SCORES = [
     score("base", "memorization", None, "not JSON"),
     score("base", "values", 1),
 ]
+CONTESTANTS = [
+    {"name": "trained", "kind": "trained", "model": "local/anna", "style": "character", "reference": True},
+    {"name": "base", "kind": "base", "model": "local/base", "style": "chat", "reference": False},
+]
+PAIRS = [
+    {
+        "id": "single/q1/trained/base/openai/judge/0",
+        "kind": "single",
+        "question": "q1",
+        "topic": "past",
+        "one": "trained",
+        "other": "base",
+        "judge": "openai/judge",
+        "repeat": 0,
+        "first": "one",
+        "second": "other",
+        "winner": "tie",
+        "unscored": [],
+        "words": [5, 9],
+        "verdicts": ["first", "first"],
+        "evidence": [],
+        "cites": [[], []],
+    }
+]
+
+
+def exam(passed, judge="embedded/tiny"):
+    if passed is None:
+        return {"judges": {judge: {"passed": None, "dimensions": {}, "means": {}}}}
+    told = {"passed": passed, "separated": 3, "pairs": 16, "unscored": 2, "needed": 13}
+    means = {"right": {"values": 6.5}, "empty": {"values": None}}
+    return {"judges": {judge: {"passed": passed, "dimensions": {"values": told}, "means": means}}}
+
+
+def statistics(scores=SCORES, examined=None, **more):
+    return intervals.summarise(
+        **{
+            "contestants": CONTESTANTS,
+            "measures": [],
+            "metrics_units": {},
+            "scores": scores,
+            "pairs": [],
+            "exam": examined or {},
+            "dimensions": ["memorization", "values"],
+        }
+        | more
+    )
+
+
+def graded(judge="openai/judge", **scores):
+    """Return grades of twelve questions, by contestant a list of grades that is gone through again and again."""
+    return [
+        score(name, "values", several[number % len(several)], judge=judge, answer=f"q{number}")
+        for name, several in scores.items()
+        for number in range(12)
+    ]
 
 
 def build(**changed):
@@ -130,7 +213,20 @@ def build(**changed):
         "single": SINGLE,
         "turns": TURNS,
         "scores": SCORES,
-        "metrics": metrics.measure(SINGLE, TURNS, profile=PROFILE, name="Anna Ley", short_name="Anna"),
+        "metrics": {name: dict.fromkeys(metrics.METRICS, 0.25) for name in ("trained", "base")},
+        "contestants": CONTESTANTS,
+        "measures": [],
+        "statistics": statistics(examined=exam(passed=False)),
+        "exam": exam(passed=False),
+        "pairs": PAIRS,
+        "set_aside": [],
+        "sft": [
+            {"prompt": "", "output": text, "kind": "dialogue", "source": {"id": source, "part": 1}}
+            for source, text in SAMPLES.items()
+        ],
+        "scenes": [SCENE],
+        "dialogues": [DIALOGUE],
+        "usage": {},
         "samples": [
             {
                 "id": "written/night",
@@ -161,6 +257,17 @@ EMPTY = {
     "metrics": {},
     "samples": [],
     "provenance": {},
+    "contestants": [],
+    "measures": [],
+    "statistics": {},
+    "exam": {},
+    "pairs": [],
+    "probes": [],
+    "set_aside": [],
+    "sft": [],
+    "scenes": [],
+    "dialogues": [],
+    "usage": {},
 }
 
 
@@ -264,42 +371,177 @@ def test_training_without_held_out_dialogues_is_not_judged():
 
 
 def test_scores_stand_beside_the_number_of_unscored_verdicts():
+    text = text_of(build()[0])
+    assert re.search(r"memorization 5\.50 [\d.]+ to [\d.]+ 2 scored, 0 unscored – 0 scored, 1 unscored", text)
+    assert "Why verdicts went unscored: cut off (1), not JSON (1)." in text
+
+
+def test_scores_of_a_judge_that_failed_its_exam_are_said_to_be_not_usable():
     html, data = build()
-    assert data["scores"]["means"] == {
-        "memorization": {
-            "trained": {"mean": 5.5, "scored": 2, "unscored": 0},
-            "base": {"mean": None, "scored": 0, "unscored": 1},
-        },
-        "values": {
-            "trained": {"mean": None, "scored": 0, "unscored": 1},
-            "base": {"mean": 1.0, "scored": 1, "unscored": 0},
-        },
-    }
-    assert data["scores"]["unscored"] == {"cut off": 1, "not JSON": 1}
-    assert "memorization 5.50 2 scored, 0 unscored – 0 scored, 1 unscored" in text_of(html)
-
-
-def test_the_embedded_judge_is_said_to_be_no_evidence():
+    text = text_of(html)
+    assert data["verdict"]["state"] == "unknown"
     assert (
-        "These scores are not evidence. The judge was embedded/tiny, a model of 135 million parameters"
-        in text_of(build()[0])
+        "It cannot be told. The judge, embedded/tiny, failed its exam: it cannot tell planted good answers from planted bad "
+        "ones. These scores are not usable." in text
+    )
+    assert text.count("not usable: no judge passed its exam") == 1
+    assert "Exam of embedded/tiny: failed" in text
+    assert (
+        "the right character 6.50 says nothing – Pairs told apart 3 of 16 13 needed Unscored 2 Result failed"
+        in text
     )
 
 
-def test_another_judge_is_named_without_that_statement():
-    text = text_of(build(scores=[score("trained", "values", 5, judge="openai/judge")])[0])
-    assert "not evidence" not in text
-    assert "The judge was openai/judge. These are means without intervals" in text
+def test_a_judge_that_was_not_examined_is_said_not_to_have_been():
+    text = text_of(build(exam=exam(None), statistics=statistics(examined=exam(None)))[0])
+    assert "No judge was examined, so nobody knows whether the scores can tell good answers from bad." in text
+    assert "Exam of embedded/tiny: not taken" in text
+
+
+def judged(scores, **changed):
+    passed = exam(passed=True, judge="openai/judge")
+    return build(scores=scores, exam=passed, statistics=statistics(scores, passed), **changed)
+
+
+def test_a_difference_that_is_decided_is_bold_and_said_at_the_top():
+    html, data = judged(graded(trained=[6, 7], base=[2, 3]))
+    assert data["verdict"]["state"] == "yes"
+    assert "Yes. The trained Anna was judged better than Base model, prompted, and nowhere worse." in text_of(
+        html
+    )
+    assert "<b>+4.00</b>" in html
+    assert "Judged by openai/judge, which passed the exam below." in text_of(html)
+
+
+def test_nothing_is_bold_where_the_interval_covers_zero():
+    html, data = judged(graded(trained=[2, 6], base=[6, 2]))
+    assert data["verdict"]["state"] == "unknown"
+    assert "every interval of the judged differences covers zero" in text_of(html)
+    assert not re.search(r"<b>[+−±]", html)
+
+
+def test_a_judge_that_failed_makes_nothing_bold():
+    scores = graded(trained=[6, 7], base=[2, 3])
+    failed = exam(passed=False, judge="openai/judge")
+    html, _ = build(scores=scores, exam=failed, statistics=statistics(scores, failed))
+    assert "+4.00" in html
+    assert not re.search(r"<b>[+−±]", html)
 
 
 def test_no_scores_are_said_to_be_none():
-    text = text_of(build(scores=[])[0])
-    assert "No judge was asked, so nothing is said here about how good the answers are." in text
+    html, data = build(scores=[], exam={}, statistics=statistics([]), pairs=[])
+    assert "No judge was asked, so nothing is said here about how good the answers are." in text_of(html)
+    assert data["verdict"]["answer"].startswith("It cannot be told.")
+
+
+def test_pairs_show_both_orders():
+    html, _ = build(statistics=statistics(pairs=PAIRS, examined=exam(passed=True, judge="openai/judge")))
+    text = text_of(html)
+    assert "Base model, prompted 0 1 1 by disagreement 0 0 50 %" in text.replace("\u202f", " ").replace(
+        "■", ""
+    )
+    assert (
+        "Shown in this order: Anna, trained (first) ; in the other order: Base model, prompted (first) ."
+        in text
+    )
+
+
+def test_a_score_leads_to_its_answer_and_to_what_the_judge_was_shown():
+    html, _ = build()
+    tags = Tags(html)
+    links = {a["href"][1:] for tag, a in tags.found if tag == "a"}
+    answer = shown_answers.anchor("answer", "trained/q1")
+    assert answer in links
+    assert answer in tags.ids
+    assert shown_answers.anchor("paragraph", "p1") in links
+    assert "Knows the lamp." in html
+
+
+def test_an_answer_leads_to_the_nearest_sample_its_dialogue_its_scene_and_its_paragraph():
+    html, _ = build()
+    text = text_of(html)
+    assert "Nearest training samples, by words: The oil runs low." in text
+    assert (
+        "I kept the lamp alight, question or none. dialogue/p1/0, from the scene scene/p1/0 (chat): A storm comes up.. "
+        "After paragraph 1" in text
+    )
+    assert "no proof that a sample caused an answer" in text
+    assert "Herring" not in html
+
+
+def test_who_was_not_trained_has_no_near_samples():
+    nobody = [one | {"kind": "prompted"} for one in CONTESTANTS]
+    assert "Nearest training samples" not in build(contestants=nobody)[0]
+
+
+def test_questions_that_were_set_aside_are_named_with_their_sample():
+    aside = [
+        {
+            "id": "x",
+            "kind": "single",
+            "text": "What do you eat?",
+            "rule": "same words",
+            "sample": "released/7",
+            "detail": "herring",
+        }
+    ]
+    text = text_of(build(set_aside=aside)[0])
+    assert "What do you eat? same words: herring; released/7" in text
+    assert "Herring and potatoes, every Friday." in text
+
+
+def test_cost_is_shown_where_it_is_known():
+    usage = {
+        "scenes": {
+            "embedded/tiny": {"calls": 4, "prompt_tokens": 900, "completion_tokens": 80, "cost": None}
+        },
+        "scores": {"openai/judge": {"calls": 1200, "prompt_tokens": 9, "completion_tokens": 8, "cost": 1.5}},
+    }
+    text = text_of(build(usage=usage)[0]).replace("\u202f", " ")
+    assert "scenes embedded/tiny 4 900 80 unknown scores openai/judge 1 200 9 8 $1.50 all $1.50" in text
+
+
+def test_an_evaluation_without_training_has_no_section_on_it():
+    imported = [
+        {"name": name, "kind": "imported", "model": None, "style": None, "reference": name == "sft"}
+        for name in ("sft", "alpaca-7b")
+    ]
+    single = answers(**{"sft": "I kept the lamp", "alpaca-7b": "As an AI"})
+    html, data = build(**{**EMPTY, "contestants": imported, "single": single})
+    text = text_of(html)
+    assert "Nothing was trained here." in text
+    assert "Was Anna trained?" not in text
+    assert 'href="#trained"' not in html
+    assert "What went into" not in text
+    assert data["training"] is None
+    assert data["contestants"] == ["sft", "alpaca-7b"]
+    assert "Is sft better than the others?" in text
+
+
+def test_eight_contestants_differ_in_shape_as_well_as_in_colour():
+    names = [f"model-{number}" for number in range(8)]
+    several = [
+        {"name": name, "kind": "prompted", "model": name, "style": "chat", "reference": name == "model-5"}
+        for name in names
+    ]
+    html, data = build(
+        contestants=several,
+        single=answers(**dict.fromkeys(names, "So")),
+        turns=[],
+        metrics={},
+        scores=[],
+        pairs=[],
+        statistics={},
+        exam={},
+    )
+    assert data["contestants"][0] == "model-5"
+    shapes = set(re.findall(r'<i class="m (c\d)" aria-hidden="true">(.)', html)) - {("c0", "●")}
+    assert len({css for css, _ in shapes}) == len({glyph for _, glyph in shapes}) == 7
 
 
 def test_what_was_not_measured_is_not_shown_as_zero():
     nothing = dict.fromkeys(metrics.METRICS)
-    text = text_of(build(metrics={"trained": nothing}, single=[], turns=[])[0])
+    text = text_of(build(metrics={"trained": nothing}, contestants=CONTESTANTS[:1], single=[], turns=[])[0])
     assert text.count("not measurable") == len(metrics.METRICS)
 
 
@@ -309,12 +551,12 @@ def test_ten_answers_stand_side_by_side_and_three_of_them_are_traps():
     assert len(shown) == 10
     assert [question for question in shown if int(question[1:]) > 10] == shown[-3:]
     assert html.count('<article class="qa">') == 10
-    assert report.choose(SINGLE[::-1]) == shown
+    assert shown_answers.choose(SINGLE[::-1]) == shown
 
 
 def test_fewer_questions_than_ten_are_all_shown():
     few = [record for record in SINGLE if record["question"] in {"q1", "q11", "q12", "q13", "q14"}]
-    assert sorted(report.choose(few)) == ["q1", "q11", "q12", "q13", "q14"]
+    assert sorted(shown_answers.choose(few)) == ["q1", "q11", "q12", "q13", "q14"]
     assert "Five answers, side by side" in text_of(build(single=few)[0])
 
 
@@ -438,51 +680,6 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere():
 def test_lone_surrogates_do_not_stop_a_report():
     single = [{**record, "answer": "a\ud800b"} for record in SINGLE]
     assert "ab" in build(single=single)[0].encode().decode()
-
-
-# --- plots -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 10, [0, 5, 10]),
-        (1.43, 1.72, [1.4, 1.5, 1.6, 1.7, 1.8]),
-        (0, 0.003, [0, 0.001, 0.002, 0.003]),
-        (-3, 3, [-4, -2, 0, 2, 4]),
-    ],
-)
-def test_ticks_are_round_numbers_around_the_data(low, high, expected):
-    assert plots.ticks(low, high, 4) == expected
-
-
-def test_ticks_of_a_single_value_still_make_an_axis():
-    assert plots.ticks(1.5, 1.5)[0] < 1.5 < plots.ticks(1.5, 1.5)[-1]
-
-
-def test_an_axis_needs_finite_ends():
-    with pytest.raises(ValueError, match=r"^an axis needs finite ends$"):
-        plots.ticks(0, float("nan"))
-
-
-def test_a_plot_leaves_out_what_is_not_finite_and_is_empty_without_points():
-    series = plots.Series("loss", "c0", ((0.0, 1.0), (1.0, float("nan")), (2.0, 2.0)), dots=True)
-    svg = plots.line_plot("x", [series], title="t", description="d", x_label="x", y_label="y")
-    assert svg.count("<circle") == 2
-    assert "nan" not in svg
-    assert plots.line_plot("x", [], title="t", description="d", x_label="x", y_label="y") == ""
-
-
-def test_a_dot_plot_has_no_dot_for_what_was_not_scored():
-    rows = [plots.Row("values", (("Anna", "c0", 5.0), ("base", "c1", None)))]
-    svg = plots.dot_plot("y", rows, title="<t>", description="d", low=1, high=7, marks=range(1, 8))
-    assert svg.count("<circle") == 1
-    assert "&lt;t&gt;" in svg
-
-
-def test_a_smoothed_line_keeps_its_steps_and_its_mean_of_a_constant():
-    line = tuple((float(n), 2.0) for n in range(9))
-    assert plots.smoothed(line, 5) == line
 
 
 def test_cleaning_is_idempotent_and_keeps_what_scripts_need():
