@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from charforge import evidence
@@ -70,16 +71,19 @@ class Person(TypedDict):
     paragraphs: Sequence[Mapping[str, Any]]
 
 
-class Room(NamedTuple):
-    """What is the same for every verdict of a stage. `prompts` has the sources of `templates(...)`, by those names.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is the same for every verdict of a stage. `prompts` has the sources of the judges' templates, by the names of `template`.
 
-    `evidence` is the number of paragraphs quoted to the judge.
+    `evidence` is the number of paragraphs quoted to the judge. `found` keeps them, by person and query: an answer is
+    judged many times.
     """
 
     evidence: int
     seed: int | None
     prompts: Mapping[str, str]
     ask: Ask
+    found: dict[tuple[str, str], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -178,7 +182,10 @@ async def _judge(
     small = judge["model"].startswith(_EMBEDDED)
     if len(judged) > MOST:
         return Judged(Verdict(None, f"longer than {MOST:,} characters"), "", (), None)
-    shown = evidence.relevant(person["paragraphs"], query, room.evidence)
+    key = person["name"], query
+    if key not in room.found:
+        room.found[key] = evidence.relevant(person["paragraphs"], query, room.evidence)
+    shown = room.found[key]
     facts = [{"number": one["number"], "text": _fact(str(one["text"]), small=small)} for one in shown]
     mark = fence(judged)
     file = template(name, judge["model"])

@@ -145,6 +145,13 @@ def test_every_dimension_has_its_own_rubric(model):
     assert len(prompts) == len(judging.DIMENSIONS)
 
 
+def test_what_is_judged_stands_before_what_is_graded_so_that_grades_share_their_beginning():
+    """Endpoints charge less for a beginning that they have just read."""
+    prompts = [prompt_for(record("Ships."), dimension=one) for one in judging.DIMENSIONS]
+    (shared,) = {prompt.partition("Grade one thing only")[0] for prompt in prompts}
+    assert "| Answer: Ships." in shared
+
+
 def test_silence_is_said_to_be_silence():
     assert material(prompt_for(record(" \u200b"))) == [
         "| Question: What did you do?",
