@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charforge import overlap
 from charforge.overlap import RULES, Overlap, Trained
 
 
@@ -111,3 +114,13 @@ def test_eight_words_of_a_sample_are_always_met_where_they_say_something(samples
     said = " ".join([*quoted[:-2], "herring", "customs"])
     samples = [*samples, sample("said", f"Anna (speaking): {said}.")]
     assert Trained(samples).overlap(f"{before} {said} {after}") is not None
+
+
+def test_the_page_has_the_rules_as_they_are():
+    page = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert rows == list(RULES)
+    assert (overlap.ALIKE, overlap.MIN_SHARED, overlap.RUN) == (0.7, 2, 8)
+    assert (overlap.MIN_WHOLE, overlap.MIN_CONTENT) == (4, 2)
+    assert "at least 0.7 of all their stems are in both (Jaccard index), and at least two" in page
+    assert "eight words in a row stand in a sample, whoever says them, two content words among them" in page
