@@ -34,6 +34,11 @@ _ARTIFACTS = {
     "statistics": ("scores", "statistics.json", "statistics.json"),
     "exam": ("scores", "exam.json", "exam.json"),
 }
+NOTE = (
+    "In brackets: the 95 % interval. *: differs from the reference, which is to say that the interval of the paired",
+    "difference leaves out zero. Everything else may be chance. Differences of shares are in percentage points.",
+)
+
 _STAGES = tuple(dict.fromkeys(stage for stage, _, _ in _ARTIFACTS.values()))
 
 
@@ -86,7 +91,7 @@ def _read(evaluation: str | Target) -> Evaluation:
     spec = target(evaluation) if not Path(evaluation).is_dir() else None
     # A character's name means the character, even where a folder is called the same.
     named = Path("characters") / f"{evaluation}.yaml"
-    if spec is None and named.is_file():
+    if spec is None and "/" not in evaluation and named.is_file():
         spec = target(str(named))
     return _from_folder(Path(evaluation)) if spec is None else _from_store(spec)
 
@@ -157,11 +162,8 @@ def _print(found: Mapping[str, Any]) -> None:
         _character(console, compare.shown(one))
     for one in found["against"]:
         _difference(console, compare.shown_against(one))
-    _say(
-        console,
-        "In brackets: the 95 % interval. * differs from the reference: that interval of the paired difference",
-    )
-    _say(console, "leaves out zero. Everything else may be chance.")
+    for line in NOTE:
+        _say(console, line)
 
 
 def _character(console: Console, one: Mapping[str, Any]) -> None:
@@ -204,7 +206,7 @@ def _difference(console: Console, one: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for name in ("difference", "pairs"):
         table.add_column(name, justify="right")
@@ -214,7 +216,7 @@ def _difference(console: Console, one: Mapping[str, Any]) -> None:
         style = "bold" if row["decided"] else ""
         texts = (row["label"], row["text"] + span, str(row["pairs"]), row["verdict"])
         table.add_row(*(Text(clean(text), style=style) for text in texts))
-    console.print(table)
+    console.print("", table, "", sep="\n")
     if one["chance"]:
         _say(console, one["chance"])
     _say(console, "")
@@ -256,7 +258,7 @@ def _table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Ma
         while end < len(heads) and (end == begin or used + widest[end] + 2 <= console.width):
             used += widest[end] + 2
             end += 1
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column(title, no_wrap=False)
         for place in range(begin, end):
             table.add_column(
@@ -264,7 +266,7 @@ def _table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Ma
             )
         for row, cells in zip(rows, filled, strict=True):
             table.add_row(Text(clean(row["label"])), *(Text(text) for text in cells[begin:end]))
-        console.print(table)
+        console.print("", table, "", sep="\n")
         begin = end
 
 

@@ -43,7 +43,8 @@ class Evaluation:
     @property
     def reference(self) -> str | None:
         """Whom the others of this evaluation are compared with."""
-        return self.statistics["reference"]
+        name = self.statistics["reference"]
+        return None if name is None else str(name)
 
     def asked(self) -> dict[tuple[str, str], str]:
         """Return the id of each question in this evaluation by (kind, what tells its text)."""
@@ -302,6 +303,7 @@ def shown(one: Record) -> dict[str, Any]:
                         "text": value(row["unit"], cell["value"]),
                         "span": span(row["unit"], cell["low"], cell["high"]),
                         "decided": cell["decided"],
+                        "unscored": 0,
                     }
                     for cell in (row["cells"][name] for name in names)
                 ],
