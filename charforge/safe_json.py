@@ -85,13 +85,13 @@ def _one_a_line(text: str) -> bool:
 
 
 def _lines(text: str, file: str, problems: list[Problem]) -> Iterator[Entry]:
-    start = number = 0
-    while start < len(text) and len(problems) < MAX_PROBLEMS:
-        end = text.find("\n", start)
+    at = _skip(text, 0)
+    number, counted = 1, 0
+    while at < len(text) and len(problems) < MAX_PROBLEMS:
+        end = text.find("\n", at)
         end = len(text) if end < 0 else end
-        line, start, number = text[start:end].strip(_SPACE), end + 1, number + 1
-        if not line:
-            continue
+        number, counted = number + text.count("\n", counted, at), at
+        line, at = text[at:end].rstrip(_SPACE), _skip(text, end)
         try:
             value = _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
