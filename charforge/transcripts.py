@@ -17,14 +17,12 @@ Pure: bytes in, records out.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from charforge import safe_json
+from charforge import safe_csv, safe_json
 from charforge.errors import FileProblems, Problem
-from charforge.files import decode, visible
+from charforge.files import visible
 from charforge.llm.request import FINISH_REASONS
 from charforge.marks import CUT_OFF, MARKS, OWN_HEADER, WRONG_SPEAKER, mark_answer
 from charforge.questions import TOPICS, question_id
@@ -44,6 +42,9 @@ DEFAULT_TOPIC = "past"
 
 MAX_TEXT = 100_000
 """Characters of one answer or question. Nobody speaks that long; it is another thing."""
+
+SHOWN_PLACES = 3
+"""Of alike oddities."""
 
 MAX_TURNS = 1_000
 """Turns of one interview."""
@@ -73,13 +74,14 @@ class Transcripts(NamedTuple):
     """What the files of one system hold.
 
     `single` and `turns` are records as charforge.stages.interviews makes them, in the files' order. `questions` is
-    {"single": [{"id", "topic", "question"}], "multi": [{"id", "topic", "subject"}]}, each question once. An oddity is {"file", "place", "what"}.
+    {"single": [{"id", "topic", "question"}], "multi": [{"id", "topic", "subject"}]}, each question once. An oddity is {"file", "place", "what",
+    "count"}: alike ones of a file are one, with the first places.
     """
 
     single: list[Record]
     turns: list[Record]
     questions: dict[str, list[Record]]
-    oddities: list[dict[str, str]]
+    oddities: list[Record]
 
 
 def read(
@@ -116,7 +118,7 @@ def read(
         reader.problems.append(Problem(names, None, None, "no answer in it", None, _FORMS))
     if reader.problems:
         raise FileProblems(reader.problems)
-    return Transcripts(reader.single, reader.turns, reader.questions, reader.oddities)
+    return Transcripts(reader.single, reader.turns, reader.questions, _counted(reader.oddities))
 
 
 def contestants(file: str, data: bytes) -> list[str]:
@@ -127,6 +129,21 @@ def contestants(file: str, data: bytes) -> list[str]:
     values = [entry.value for entry in _entries(file, data)]
     named = [value.get("contestant") for value in values if isinstance(value, dict)]
     return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+
+def _counted(oddities: Iterable[tuple[str, str, str]]) -> list[Record]:
+    places: dict[tuple[str, str], list[str]] = {}
+    for file, place, what in oddities:
+        places.setdefault((file, what), []).append(place)
+    return [
+        {
+            "file": file,
+            "place": "; ".join([*found[:SHOWN_PLACES], *(["…"] if len(found) > SHOWN_PLACES else [])]),
+            "what": what,
+            "count": len(found),
+        }
+        for (file, what), found in places.items()
+    ]
 
 
 class _Wrong(Exception):
@@ -144,7 +161,7 @@ class _Reader:
         self.single: list[Record] = []
         self.turns: list[Record] = []
         self.questions: dict[str, list[Record]] = {"single": [], "multi": []}
-        self.oddities: list[dict[str, str]] = []
+        self.oddities: list[tuple[str, str, str]] = []  # file, place, what
         self.problems: list[Problem] = []
         self.known: dict[str, tuple[str, str]] = {}  # question_id -> id and topic, where somebody says
         self.topics: dict[str, str] = {}  # the question in lower case -> its topic, by a file of questions
@@ -153,7 +170,7 @@ class _Reader:
         self.place = ""
 
     def odd(self, what: str, place: str = "") -> None:
-        self.oddities.append({"file": self.file, "place": self.place + place, "what": what})
+        self.oddities.append((self.file, self.place + place, what))
 
     def hear_topics(self, entries: Iterable[Entry]) -> None:
         """Learn from a file of questions what each is about."""
@@ -418,7 +435,7 @@ class _Reader:
             identity = f"{first[: _MAX_ID - 6]}-{number}"
         self.used.add(identity)
         if number > 1:
-            self.odd(f"the question is there {number} times; this one is known as {identity}")
+            self.odd("the question is there already; the answer was kept, under an id of its own")
         self.questions[kind].append({"id": identity, "topic": topic, key: text})
         return identity, topic
 
@@ -557,40 +574,6 @@ def _wrong(message: str) -> NoReturn:
 
 
 def _entries(file: str, data: bytes) -> list[Entry]:
-    return _rows(file, data) if file.casefold().endswith(".csv") else safe_json.entries(data, file)
-
-
-def _rows(file: str, data: bytes) -> list[Entry]:
-    """Return the rows of a CSV file as objects, by the words of its first line."""
-    rows = csv.reader(io.StringIO(decode(data, file), newline=""), strict=True)
-    found: list[Entry] = []
-    problems: list[Problem] = []
-    head: list[str] = []
-    line = 0
-    try:
-        for row in rows:
-            begins, line = line + 1, rows.line_num
-            if not head:
-                head = [word.strip().casefold() for word in row]
-                if not {"question", "answer"} <= {*head}:
-                    message = "the first line names no question and answer"
-                    problems.append(Problem(file, 1, None, message, None, "such as: question,answer,topic"))
-                    break
-            elif not any(row):
-                continue
-            elif len(row) == len(head):
-                found.append(safe_json.Entry(begins, f"line {begins}", dict(zip(head, row, strict=True))))
-            else:
-                message = f"{len(row)} values, and the first line names {len(head)}"
-                problems.append(
-                    Problem(file, begins, None, message, None, "a value with a comma needs quotes")
-                )
-            if len(found) > safe_json.MAX_VALUES:
-                problems.append(Problem(file, begins, None, f"more than {safe_json.MAX_VALUES:,} records"))
-            if len(found) > safe_json.MAX_VALUES or len(problems) >= safe_json.MAX_PROBLEMS:
-                break
-    except csv.Error as error:
-        problems.append(Problem(file, rows.line_num, None, f"not CSV: {error}"))
-    if problems:
-        raise FileProblems(problems)
-    return found
+    if file.casefold().endswith(".csv"):
+        return safe_csv.entries(data, file, ("question", "answer"))
+    return safe_json.entries(data, file)

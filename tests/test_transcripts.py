@@ -104,8 +104,7 @@ def test_a_reply_may_be_one_turn_a_text_or_a_list_and_the_first_two_are_told():
     found = of(("a.json", file))
     assert [record["answer"] for record in found.single] == ["One.", "Two.", "Three."]
     assert told(found) == [
-        ("item 1", "the reply is one turn, not a list of turns"),
-        ("item 2", "the reply is one turn, not a list of turns"),
+        ("item 1; item 2", "the reply is one turn, not a list of turns"),
         ("item 2", "a turn is a text, without role and action"),
     ]
 
@@ -177,7 +176,7 @@ def test_a_thought_alone_is_an_empty_answer():
 def test_empty_answers_are_kept_and_marked():
     found = of(("a.json", as_json(single([]), single([say("  ")], BEER))))
     assert [(record["answer"], record["marks"]) for record in found.single] == [("", ["empty"])] * 2
-    assert told(found) == [("item 1", "the answer is empty"), ("item 2", "the answer is empty")]
+    assert told(found) == [("item 1; item 2", "the answer is empty")]
 
 
 @pytest.mark.parametrize(
@@ -242,9 +241,16 @@ def test_what_is_odd_about_an_interview_is_told():
 
 
 def test_an_interview_without_an_answer_is_told():
-    assert ("line 1", "an interview without an answer") in told(
+    assert ("line 1; line 2", "an interview without an answer") in told(
         of(("b.jsonl", as_json(talk(("interviewer", [say("How?", "Man")])), talk(), lines=True)))
     )
+
+
+def test_alike_oddities_are_counted_with_their_first_places():
+    found = of(("a.json", as_json(*(single([], f"A {n}?") for n in range(5)))))
+    assert found.oddities == [
+        {"file": "a.json", "place": "item 1; item 2; item 3; …", "what": "the answer is empty", "count": 5}
+    ]
 
 
 # --- Topics and ids ----------------------------------------------------------------------------------------------------
@@ -294,8 +300,7 @@ def test_a_question_that_is_there_twice_keeps_both_answers():
     found = of(("a.json", as_json(*(single([say(text)]) for text in ("One.", "Two.", "Three.")))))
     assert [record["id"] for record in found.single] == [f"m-1/{EAR_ID}{end}" for end in ("", "-2", "-3")]
     assert told(found) == [
-        ("item 2", f"the question is there 2 times; this one is known as {EAR_ID}-2"),
-        ("item 3", f"the question is there 3 times; this one is known as {EAR_ID}-3"),
+        ("item 2; item 3", "the question is there already; the answer was kept, under an id of its own"),
     ]
 
 
@@ -385,7 +390,7 @@ def test_plain_questions_and_answers_are_read_as_lines_or_csv():
 
 def test_bad_csv_is_told_with_its_lines():
     assert wrong(("a.csv", b"asked,answered\n1,2\n")) == (
-        "error: a.csv:1: the first line names no question and answer\nhint: such as: question,answer,topic"
+        "error: a.csv:1: the first line names no question and answer\nhint: such as: question,answer"
     )
     assert wrong(("a.csv", b'question,answer\n"a\nb",c\nd,e,f\ng\n')) == (
         "error: a.csv:4: 3 values, and the first line names 2\nhint: a value with a comma needs quotes\n\n"

@@ -8,7 +8,6 @@ import re
 import sys
 import tempfile
 import unicodedata
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,25 +220,13 @@ def _say(each: _Character) -> None:
             for turn in record["turns"]
         )
         print(f"  {system}: {len(found.single)} answers, {len(found.turns)} interviews of {spoken} answers")
-        for line in odd_lines(found.oddities):
-            print(f"    {line}")
+        for odd in found.oddities:
+            place = f"{Path(odd['file']).name}: {odd['place']}"
+            print(f"    {odd['count']} × {visible(odd['what'])} ({visible(place)})")
     if each.left_out:
         print(
             f"  {each.left_out} questions are too long for a questions file, or too many; their answers are kept"
         )
-
-
-def odd_lines(oddities: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return what was odd, one kind a line with its count and the first places."""
-    counts = Counter((odd["file"], odd["what"]) for odd in oddities)
-    lines = []
-    for (file, what), count in counts.items():
-        places = [odd["place"] for odd in oddities if (odd["file"], odd["what"]) == (file, what)]
-        more = "; …" if count > SHOWN_PLACES else ""
-        lines.append(
-            f"{count} × {visible(what)} ({visible(Path(file).name)}: {'; '.join(places[:SHOWN_PLACES])}{more})"
-        )
-    return lines
 
 
 def _build(characters: Sequence[_Character]) -> int:
