@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- everybody's name for it
@@ -61,18 +61,33 @@ def attend(
     return rows.attend(module.layer_idx, query[0], key[0], value[0], scaling), None
 
 
-class Prefill:
-    """Rows of several new tokens each: causal attention row by row, each over its prefix and itself.
+class Newcomer(NamedTuple):
+    """A row of `new` tokens after a prefix and after own tokens whose keys and values are `known`, as in Prefill's caches."""
 
-    Afterwards `caches[row][layer]` holds the new keys and values, [2, kv_heads, tokens, head_dim] in float32.
+    new: int
+    prefix: Prefix | None
+    known: list[torch.Tensor] | None = None
+
+    @property
+    def before(self) -> int:
+        """Tokens before the new ones."""
+        return (len(self.prefix.ids) if self.prefix else 0) + (self.known[0].shape[2] if self.known else 0)
+
+
+class Prefill:
+    """Rows of several new tokens each: causal attention row by row, each over its past and itself.
+
+    Afterwards `caches[row][layer]` holds the row's own keys and values, [2, kv_heads, tokens, head_dim] in float32.
     """
 
-    def __init__(self, rows: Sequence[tuple[int, Prefix | None]], layers: int) -> None:
+    def __init__(self, rows: Sequence[Newcomer], layers: int) -> None:
         self.rows = rows
         self.caches: list[list[torch.Tensor]] = [[torch.empty(0)] * layers for _ in rows]
         self.masks = [
-            torch.ones(n, len(prefix.ids) + n, dtype=torch.bool).tril(len(prefix.ids)) if prefix else None
-            for n, prefix in rows
+            torch.ones(row.new, row.before + row.new, dtype=torch.bool).tril(row.before)
+            if row.before
+            else None
+            for row in rows
         ]
 
     def attend(
@@ -80,8 +95,10 @@ class Prefill:
     ) -> torch.Tensor:
         out = []
         at = 0
-        for (n, prefix), mask, cache in zip(self.rows, self.masks, self.caches, strict=True):
+        for (n, prefix, known), mask, cache in zip(self.rows, self.masks, self.caches, strict=True):
             own = torch.stack([k[:, at : at + n], v[:, at : at + n]])
+            if known:
+                own = torch.cat([known[layer].to(own.dtype), own], 2)
             cache[layer] = own.float()
             if prefix:
                 own = torch.cat([prefix.layers[layer].to(own.dtype), own], 2)

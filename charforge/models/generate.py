@@ -13,6 +13,7 @@ prefix once per row. Here:
   gives each row its own past (see `attention`). So the matrix products see real tokens only, in prefill and decoding alike;
 - a prefix that several rows share (a meta prompt, a rubric) is computed once and kept for later rows. Its keys and
   values are held once, and all rows' queries meet them in one matrix product;
+- the keys and values of a prompt stay a while, for a prompt that begins with it: the next turn of a conversation computes what is new;
 - a row needs one uniform number a token, which picks from its own sorted nucleus.
 
 The numbers of a row depend on its seed, draw and prompt only, never on its batch mates. Its logits do in the last bits (matrix
@@ -21,23 +22,22 @@ products round differently at other batch sizes), so equal text is certain at eq
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from charforge.errors import CharForgeError
 from charforge.llm.request import Reply, Request
 from charforge.models import attention
-from charforge.models.attention import Decode, OwnCache, Prefill, Prefix
+from charforge.models.attention import Decode, Newcomer, OwnCache, Prefill, Prefix
 from charforge.models.blocked import block
+from charforge.models.kept import Kept, common
+from charforge.models.sampling import Seen, numbers, sample
 
 MAX_ROWS = 64
 """Rows decoded together. Beyond it two cores gain nothing: the matrix products are as wide as they need to be."""
@@ -66,8 +66,13 @@ class Row:
     random: random.Random
     matcher: Any = None
     prefix: Prefix | None = None
+    known: list[torch.Tensor] | None = None
+    seen: Seen = field(init=False)
     out: list[int] = field(default_factory=list)
     done: bool = False
+
+    def __post_init__(self) -> None:
+        self.seen = Seen(self.ids, self.request.max_tokens)
 
     @property
     def shared(self) -> int:
@@ -78,6 +83,11 @@ class Row:
     def own(self) -> int:
         """Prompt tokens after the prefix."""
         return len(self.ids) - self.shared
+
+    @property
+    def begun(self) -> int:
+        """Prompt tokens that need not be computed: those of the prefix, and those `known` from an earlier prompt."""
+        return self.shared + (self.known[0].shape[2] if self.known else 0)
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ class Generator:
         )
         self._constraints: Any = None
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._kept = Kept(2 * self.layers * self.kv_heads * self.head_dim * model.dtype.itemsize)
         self.waiting: list[Row] = []
         self.rows: list[Row] = []
         self._own = OwnCache(self.layers, self.kv_heads, self.head_dim)
@@ -125,6 +136,11 @@ class Generator:
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
         return bool(self.waiting or self.rows)
+
+    @property
+    def size(self) -> int:
+        """Rows that `step` would write at most: those under way and those that wait."""
+        return min(MAX_ROWS, len(self.waiting) + sum(not row.done for row in self.rows))
 
     def generate(self, requests: Sequence[Request]) -> list[Reply | CharForgeError]:
         """Answer all requests and return their outcomes in the same order."""
@@ -147,7 +163,7 @@ class Generator:
                 f"a prompt of {len(ids)} tokens and a reply of {request.max_tokens} exceed the model's context of {self.context}",
                 "shorten the prompt or lower max_tokens",
             )
-        self.waiting.append(Row(key, request, ids, _random(request, ids), self._matcher(request.schema)))
+        self.waiting.append(Row(key, request, ids, numbers(request, ids), self._matcher(request.schema)))
 
     def cancel(self, key: Any) -> None:
         """Forget a request; nothing happens where it is done or unknown."""
@@ -178,7 +194,7 @@ class Generator:
         with torch.inference_mode():
             finished = self._admit()
             if self.rows:
-                finished += self._write(self.rows, self._decode())
+                finished += self._write(*self._decode())
             # Closing ranks copies the cache, so it waits until an eighth of the batch is done.
             if sum(row.done for row in self.rows) * 8 >= len(self.rows) > 0:
                 self._reorder([(i, row) for i, row in enumerate(self.rows) if not row.done])
@@ -296,7 +312,7 @@ class Generator:
         start = len(known.ids) if known else 0
         if known and start == len(ids):  # two groups of one batch share it
             return known
-        context = Prefill([(len(ids) - start, known)], self.layers)
+        context = Prefill([Newcomer(len(ids) - start, known)], self.layers)
         self._forward(list(ids[start:]), list(range(start, len(ids))), context, [len(ids) - start - 1])
         layers = context.caches[0]
         if known:
@@ -309,15 +325,24 @@ class Generator:
         positions: list[int] = []
         last: list[int] = []
         for row in rows:
-            tokens += row.ids[row.shared :]
-            positions += range(row.shared, len(row.ids))
+            row.known = self._kept.find(row.ids, row.shared)
+            tokens += row.ids[row.begun :]
+            positions += range(row.begun, len(row.ids))
             last.append(len(tokens) - 1)
-        context = Prefill([(row.own, row.prefix) for row in rows], self.layers)
-        return context.caches, self._forward(tokens, positions, context, last)
+        context = Prefill(
+            [Newcomer(len(row.ids) - row.begun, row.prefix, row.known) for row in rows], self.layers
+        )
+        logits = self._forward(tokens, positions, context, last)
+        for row, cache in zip(rows, context.caches, strict=True):
+            row.known = None
+            # They were computed in the model's own type, so nothing is lost.
+            self._kept.add(row.ids, row.shared, [layer.to(self.model.dtype) for layer in cache])
+        return context.caches, logits
 
     # -- writing
 
-    def _decode(self) -> torch.Tensor:
+    def _decode(self) -> tuple[list[Row], torch.Tensor]:
+        """Return the rows that are not done, and their logits."""
         groups: list[tuple[int, int, Prefix | None]] = []
         for i, row in enumerate(self.rows):
             if groups and groups[-1][2] is row.prefix:
@@ -329,7 +354,8 @@ class Generator:
         context = Decode(self._own, groups, lengths)
         tokens = [row.out[-1] for row in self.rows]
         positions = [len(row.ids) + len(row.out) - 1 for row in self.rows]
-        return self._forward(tokens, positions, context, list(range(len(self.rows))))
+        alive = [i for i, row in enumerate(self.rows) if not row.done]
+        return [self.rows[i] for i in alive], self._forward(tokens, positions, context, alive)
 
     def _forward(
         self, tokens: list[int], positions: list[int], context: Any, keep: list[int]
@@ -345,15 +371,13 @@ class Generator:
         return logits.float()
 
     def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Finished]:
-        """Sample the next token of each row from its logits; returns the rows this ends."""
+        """Sample the next token of each row from its logits, which are overwritten; returns the rows this ends."""
         logits[:, self._banned] = -torch.inf
         finished = []
-        for row, scores in zip(rows, logits, strict=True):
-            if row.done:
-                continue
+        for row, token in zip(rows, sample(rows, logits), strict=True):
             outcome: Reply | CharForgeError | None
             try:
-                outcome = self._take(row, self._sample(row, scores))
+                outcome = token if isinstance(token, CharForgeError) else self._take(row, token)
             except CharForgeError as error:
                 outcome = error
             if outcome is not None:
@@ -361,29 +385,11 @@ class Generator:
                 finished.append(Finished(row.key, outcome))
         return finished
 
-    def _sample(self, row: Row, scores: torch.Tensor) -> int:
-        request = row.request
-        if request.repetition_penalty not in (None, 1.0):
-            seen = torch.tensor(sorted({*row.ids, *row.out}), dtype=torch.long)
-            values = scores[seen]
-            penalty = float(request.repetition_penalty or 1.0)
-            scores[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if row.matcher is not None:
-            mask = np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8)
-            allowed = np.unpackbits(mask, bitorder="little")[: self.vocabulary].astype(bool)
-            scores[torch.from_numpy(~allowed)] = -torch.inf
-        best = int(scores.argmax())
-        if not scores[best].isfinite():
-            raise CharForgeError("the model's scores are no numbers: its weights are broken")
-        if request.temperature == 0:
-            return best
-        probabilities = torch.softmax(scores / request.temperature, 0).numpy()
-        return _pick(probabilities, 1.0 if request.top_p is None else request.top_p, row.random.random())
-
     def _take(self, row: Row, token: int) -> Reply | None:
         """Add a token to a row; returns the outcome if it was the row's last."""
         request = row.request
         row.out.append(token)
+        row.seen.add(token)
         if row.matcher is not None and not row.matcher.consume_token(token):
             raise CharForgeError(f"the constrained reply broke off: {row.matcher.get_error()}")
         if token in self.ends or (row.matcher is not None and row.matcher.is_stopped()):
@@ -410,35 +416,6 @@ class Generator:
         )
 
 
-def _random(request: Request, ids: Iterable[int]) -> random.Random:
-    """Return the row's own random numbers. Without a seed they are fresh each time: then a redraw is a new observation."""
-    if request.seed is None:
-        return random.Random(secrets.randbits(256))  # noqa: S311
-    # The prompt is part of it: else all rows of one seed would make the same lucky and unlucky choices.
-    text = f"{request.seed}/{request.draw}/{','.join(map(str, ids))}"
-    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()))  # noqa: S311
-
-
-def _pick(probabilities: np.ndarray[Any, Any], top_p: float, uniform: float) -> int:
-    """Return the token that `uniform` in [0, 1) picks from the smallest set of likeliest tokens with mass >= top_p.
-
-    Sorting 49,152 numbers takes 4 ms, so the tail below 1/10,000 of the likeliest token is left out first; where what
-    remains lacks the mass, all of it is sorted.
-    """
-    if top_p >= 1:
-        sums = np.cumsum(probabilities, dtype=np.float64)
-        return int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    likely = np.flatnonzero(probabilities > probabilities.max() * 1e-4)
-    if probabilities[likely].sum(dtype=np.float64) < top_p:
-        likely = np.flatnonzero(probabilities > 0)
-    order = likely[np.argsort(-probabilities[likely], kind="stable")]
-    sums = np.cumsum(probabilities[order], dtype=np.float64)
-    size = min(int(np.searchsorted(sums, top_p)) + 1, len(sums))
-    return int(
-        order[min(int(np.searchsorted(sums[:size], uniform * sums[size - 1], side="right")), size - 1)]
-    )
-
-
 def _runs(ordered: Sequence[tuple[int, ...]]) -> list[tuple[int, int, int]]:
     """Return disjoint runs (start, stop, shared tokens) of neighbours in sorted order that begin alike.
 
@@ -447,22 +424,18 @@ def _runs(ordered: Sequence[tuple[int, ...]]) -> list[tuple[int, int, int]]:
     runs: list[tuple[int, int, int]] = []
     start = 0
     while start < len(ordered) - 1:
-        shared = _common(ordered[start], ordered[start + 1])
+        shared = common(ordered[start], ordered[start + 1])
         stop = start + 2
         while stop < len(ordered):
-            common = min(shared, _common(ordered[start], ordered[stop]))
-            if common < 0.75 * shared:
+            here = min(shared, common(ordered[start], ordered[stop]))
+            if here < 0.75 * shared:
                 break
-            shared = common
+            shared = here
             stop += 1
         if shared:
             runs.append((start, stop, shared))
         start = stop if shared else start + 1
     return runs
-
-
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _chunks(rows: Sequence[Row]) -> Iterable[list[Row]]:

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     from charforge.models.generate import Generator
 
 LOADED = 3
-"""Models kept in memory, the least recently used dropped first."""
+"""Models kept in memory, the least recently used dropped first; one that is in the middle of its replies is not dropped."""
 _GATHER = 0.01
 """Seconds an idle worker waits for companions of the first request."""
-_FULL = 16
-"""Where other weights' requests wait, newcomers join a batch of at least this many rows only."""
+_TURN = 16
+"""Steps that a model has at least, once it is its turn: about a question's length."""
+_STARVED = 64
+"""Steps after which a model has its turn however few its requests are: about a reply's length."""
 
 Message = dict[str, Any]
 
 
 class Worker:
-    """One thread that reads, one that computes. `pending` is in order of arrival."""
+    """One thread that reads, one that computes. `pending` is in order of arrival.
+
+    Several models may be in the middle of their replies; one computes at a time, the one with most rows. In interviews a question
+    of one model waits for the answer of another: so both have full batches, and a last long answer does not keep the others waiting.
+    """
 
     def __init__(self, source: IO[str], sink: IO[str]) -> None:
         self.source, self.sink = source, sink
@@ -42,33 +48,55 @@ class Worker:
         self.pending: list[Message] = []
         self.loaded: OrderedDict[str, Generator] = OrderedDict()
         self.at_end = False
+        self.steps = 0
+        self.turn_began = 0
+        self.current: str | None = None
+        self.last_ran: dict[str, int] = {}
+        """The step at which a model that has requests last computed, or got the first of them."""
 
     def run(self) -> None:
         threading.Thread(target=self._read, daemon=True).start()
-        current: str | None = None
         while True:
-            generator = self.loaded.get(current) if current else None
-            busy = generator is not None and generator.busy
-            self._receive(block=not busy and not self.pending)
-            if not busy:
-                if not self.pending:
-                    if self.at_end:
-                        return
-                    continue
-                current = _weights(self.pending[0])
-                generator = self._generator(current)
-                if generator is None:
-                    continue
-            assert generator is not None
-            assert current is not None
-            others = any(_weights(message) != current for message in self.pending)
-            if not busy or not others or len(generator.rows) >= _FULL:
-                self._feed(current, generator)
+            self._receive(block=not self.pending and not any(each.busy for each in self.loaded.values()))
+            chosen = self._choose()
+            if chosen is None:
+                if self.at_end:
+                    return
+                continue
+            if chosen != self.current:
+                self.current, self.turn_began = chosen, self.steps
+            generator = self._generator(chosen)
+            if generator is None:
+                continue
+            self._feed()
             for done in generator.step():
                 if isinstance(done.outcome, CharForgeError):
                     self._fail(done.key, done.outcome)
                 else:
                     self._send({"id": done.key, "reply": asdict(done.outcome)})
+            self.steps += 1
+            self.last_ran[chosen] = self.steps
+
+    def _choose(self) -> str | None:
+        """Return the weights whose turn it is; None where nothing was asked."""
+        sizes = Counter({weights: each.size for weights, each in self.loaded.items() if each.busy})
+        full = len(sizes) >= LOADED
+        for message in self.pending:
+            weights = _weights(message)
+            if weights in self.loaded or not full:
+                sizes[weights] += 1
+        self.last_ran = {weights: self.last_ran.get(weights, self.steps) for weights in sizes}
+        current = self.current
+        if current is None or current not in sizes:
+            return max(sizes, key=lambda weights: sizes[weights], default=None)
+        if self.steps - self.turn_began < _TURN:
+            return current
+        starved = [weights for weights in sizes if self.steps - self.last_ran[weights] >= _STARVED]
+        if starved:
+            return starved[0]
+        best = max(sizes, key=lambda weights: sizes[weights])
+        # To change costs nothing, but what is nearly done had better be done: others wait for it.
+        return best if sizes[best] > 2 * sizes[current] else current
 
     def _read(self) -> None:
         for line in self.source:
@@ -106,7 +134,7 @@ class Worker:
         from charforge.models.load import load
 
         while len(self.loaded) >= LOADED:
-            self.loaded.popitem(last=False)
+            del self.loaded[next(name for name, each in self.loaded.items() if not each.busy)]
         try:
             self.loaded[weights] = Generator(*load(json.loads(weights)))
         except CharForgeError as error:
@@ -116,14 +144,13 @@ class Worker:
             return None
         return self.loaded[weights]
 
-    def _feed(self, weights: str, generator: Generator) -> None:
-        mine = [message for message in self.pending if _weights(message) == weights]
-        if not mine:
-            return
-        self.pending = [message for message in self.pending if _weights(message) != weights]
+    def _feed(self) -> None:
+        """Hand the loaded models their requests, also those whose turn it is not."""
+        mine = [message for message in self.pending if _weights(message) in self.loaded]
+        self.pending = [message for message in self.pending if _weights(message) not in self.loaded]
         for message in mine:
             try:
-                generator.add(message["id"], request_of(message["request"]))
+                self.loaded[_weights(message)].add(message["id"], request_of(message["request"]))
             except CharForgeError as error:
                 self._fail(message["id"], error)
             except Exception as error:  # noqa: BLE001 -- a chat template can raise anything; the others' replies go on

@@ -9,7 +9,7 @@ import torch
 from charforge.errors import CharForgeError
 from charforge.llm.request import Request
 from charforge.models import generate
-from charforge.models.generate import Generator, _pick, _runs
+from charforge.models.generate import Generator, _runs
 from charforge.models.load import load_folder
 
 META = "I want you to act like Beethoven. Speak as he would have spoken. Location: Vienna, autumn 1806. "
@@ -79,6 +79,33 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny, reference, m
     computed.clear()
     assert texts(generator, [ask(prompts[2])]) == [expected[2]]
     assert computed[0] < 10
+
+
+def test_the_next_turn_of_a_conversation_computes_what_is_new(tiny, reference, monkeypatch):
+    generator = Generator(*load_folder(tiny, torch.float32))
+    computed = []
+    forward = generator._forward
+
+    def counting(tokens, *rest):
+        computed.append(len(tokens))
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(generator, "_forward", counting)
+    said = META * 2 + "Man (speaking): Will you play?"
+    for more in (
+        "",
+        " Beethoven (speaking): No.",
+        " Man (speaking): Why?",
+        " Beethoven (speaking): I do not.",
+    ):
+        said += more
+        before = len(generator.encode(ask(said)))
+        computed.clear()
+        assert texts(generator, [ask(said)]) == [reference(said, 12, generator._banned)]
+        assert computed[0] == before if not more else computed[0] < 20
+    computed.clear()
+    assert texts(generator, [ask(said, seed=1)]) == [reference(said, 12, generator._banned)]
+    assert computed[0] == 1
 
 
 def test_rows_join_and_leave_a_running_batch(generator, reference, monkeypatch):
@@ -228,20 +255,6 @@ def test_a_cancelled_request_is_forgotten(generator, reference):
     while generator.busy:
         found |= {done.key: done.outcome.text for done in generator.step()}
     assert found == {key: reference(META + key, 12, generator._banned) for key in "ac"}
-
-
-def test_the_nucleus_is_the_smallest_set_with_the_mass():
-    import numpy as np
-
-    probabilities = np.array([0.05, 0.5, 0.15, 0.3], dtype=np.float32)
-    picked = [_pick(probabilities, 0.75, u) for u in np.linspace(0, 0.999, 200)]
-    assert set(picked) == {1, 3}
-    assert picked.count(1) == pytest.approx(200 * 0.5 / 0.8, abs=1)
-    assert {_pick(probabilities, 1.0, u) for u in np.linspace(0, 0.999, 200)} == {0, 1, 2, 3}
-    # A tail below the shortcut's threshold still counts where the mass is only there.
-    flat = np.full(50_000, 1 / 50_000, dtype=np.float32)
-    flat[0] = 0.5
-    assert _pick(flat / flat.sum(), 0.9, 0.999) > 0
 
 
 def test_runs_are_of_neighbours_that_begin_alike():

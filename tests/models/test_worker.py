@@ -107,6 +107,59 @@ def test_requests_of_several_weights_are_all_answered(tiny, tiny_again):
     assert answers[11]["reply"]["text"].startswith(answers[0]["reply"]["text"])
 
 
+def test_many_short_replies_of_one_model_do_not_wait_for_a_long_one_of_another(tiny, tiny_again):
+    sink = io.StringIO()
+    several = "".join(line(n, tiny_again, f"Man {n}", max_tokens=3) for n in range(2, 8))
+    Worker(io.StringIO(line(1, tiny, max_tokens=100) + several), sink).run()
+    order = [json.loads(answer)["id"] for answer in sink.getvalue().splitlines()]
+    assert sorted(order[:6]) == [2, 3, 4, 5, 6, 7]
+    assert order[6] == 1
+
+
+class Stand:
+    """Stands for a generator of so many rows."""
+
+    def __init__(self, size):
+        self.size, self.busy = size, size > 0
+
+
+def turns(sizes, steps):
+    """Return whose turn it is in each of so many steps, while everybody's rows stay as many."""
+    served = Worker(io.StringIO(), io.StringIO())
+    served.loaded.update({name: Stand(size) for name, size in sizes.items()})
+    found = ""
+    for _ in range(steps):
+        chosen = served._choose()
+        if chosen != served.current:
+            served.current, served.turn_began = chosen, served.steps
+        served.steps += 1
+        served.last_ran[chosen] = served.steps
+        found += chosen
+    return found
+
+
+def test_the_model_with_most_rows_has_its_turn():
+    assert turns({"a": 3, "b": 9}, 5) == "bbbbb"
+
+
+def test_no_model_starves():
+    assert turns({"a": 3, "b": 9}, 180) == "b" * 64 + "a" * 16 + "b" * 64 + "a" * 16 + "b" * 20
+
+
+def test_a_model_that_has_begun_goes_on_until_another_has_twice_its_rows():
+    served = Worker(io.StringIO(), io.StringIO())
+    served.loaded.update({"a": Stand(5), "b": Stand(10)})
+    served.current, served.steps, served.last_ran = "a", 30, {"a": 30, "b": 30}
+    assert served._choose() == "a"
+    served.loaded["b"] = Stand(11)
+    assert served._choose() == "b"
+
+
+def test_a_model_without_rows_has_no_turn():
+    assert turns({"a": 0, "b": 1}, 70) == "b" * 70
+    assert Worker(io.StringIO(), io.StringIO())._choose() is None
+
+
 def test_only_so_many_models_are_kept(tiny, tiny_again, monkeypatch):
     monkeypatch.setattr(worker, "LOADED", 1)
     served = Worker(io.StringIO(line(1, tiny) + line(2, tiny_again)), io.StringIO())
