@@ -9,6 +9,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ MAX_SINGLE, MAX_MULTI = 1000, 200
 """Questions that a file of questions may hold."""
 
 MAX_HEADING = 80
+MAX_NOTE = 240
 _SENTENCE_ENDS = ".!?…:;,\"”’')]"
 
 _SUFFIXES = (".json", ".jsonl", ".csv")
@@ -325,6 +327,17 @@ def _line(text: str) -> str:
 # --- What is written -----------------------------------------------------------------------------------------------------
 
 
+def notes(found: Transcripts, files: Iterable[tuple[Path, str | None]]) -> list[str]:
+    """Return what should be remembered of a system: its files with their digests, and each oddity with its count."""
+    return [
+        *(f"from {file.name}, SHA-256 {sha256(load(file)).hexdigest()}" for file, _ in files),
+        *(
+            f"{odd['count']} × {odd['what']} ({Path(odd['file']).name}: {odd['place']})"
+            for odd in found.oddities
+        ),
+    ]
+
+
 def as_lines(found: Transcripts) -> str:
     """Return a system's records as JSON lines."""
     return "".join(
@@ -362,14 +375,18 @@ def as_spec(
     until: str,
     why: str,
     never: Sequence[str],
-    systems: Iterable[str],
+    systems: Mapping[str, Sequence[str]],
     schema: str,
 ) -> str:
-    """Return the spec of a character that is measured by its transcripts alone. `why` says where `until` is from."""
+    """Return the spec of a character that is measured by its transcripts alone.
+
+    `why` says where `until` is from. `systems` has what is to be noted beside each: its files, and what was odd about them.
+    """
     things = "".join(f"\n    - {safe_yaml.scalar(thing)}" for thing in never) or " []"
     listed = "".join(
-        f"\n    - {{name: {safe_yaml.scalar(system)}, files: [transcripts/{id}/{system}.jsonl]}}"
-        for system in systems
+        "".join(f"\n    # {visible(note)[:MAX_NOTE]}" for note in notes)
+        + f"\n    - {{name: {safe_yaml.scalar(system)}, files: [transcripts/{id}/{system}.jsonl]}}"
+        for system, notes in systems.items()
     )
     return _SPEC.format(
         schema=schema,

@@ -101,7 +101,7 @@ def _character(args: argparse.Namespace, source: Source) -> _Character:
         until=until,
         why=why,
         never=args.never,
-        systems=found,
+        systems={system: imports.notes(each, source.systems[system]) for system, each in found.items()},
         schema=schema,
     )
     files = {

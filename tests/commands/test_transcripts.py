@@ -87,7 +87,10 @@ def test_a_released_folder_becomes_a_character_that_passes_check(run, released, 
     assert check.check(spec, tmp_path)[0] == "characters/released-ada.yaml: Ada King, preset laptop"
     text = spec.read_text(encoding="utf-8")
     assert '  never:\n    - "jazz: all"\n    - cinema\n' in text
-    assert "{name: sft, files: [transcripts/released-ada/sft.jsonl]}\n    - {name: m-1," in text
+    assert (
+        "    - {name: sft, files: [transcripts/released-ada/sft.jsonl]}\n    # from Ada_m-1.json, SHA-256 "
+        in text
+    )
 
 
 def test_what_is_there_stays_unless_forced(run, released, tmp_path):
@@ -217,3 +220,29 @@ def test_a_bad_id_is_refused(run, released):
         1,
         "error: --id: expected an id such as released-beethoven, got '../x'",
     )
+
+
+def test_what_was_odd_is_told_and_kept_beside_the_system(run, released, tmp_path):
+    path = released / "interview_single" / "Ada_sft.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    for entry in entries:
+        entry["reply"] = say("Hm\u202e and", action="((speaking)")
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    _, out, _ = run("import", "transcripts", str(released), "--no-build")
+    odd = "4 × the action is '((speaking)', read as speaking (Ada_sft.json: item 1; item 2; item 3; …)"
+    assert f"    {odd}\n" in out
+    assert f"    # {odd}\n" in (tmp_path / "characters/released-ada.yaml").read_text(encoding="utf-8")
+    assert run("check", "released-ada")[0] == 0
+
+
+def test_an_import_is_built_and_compared(run, released, tmp_path):
+    status, out, _ = run("import", "transcripts", str(released))
+    assert status == 0
+    assert "released-ada: built, 6 of 6 stages ran" in out
+    compared = out.split("build/released-ada/report.html")[1]
+    assert "sft" in compared
+    assert "m-1" in compared
+    assert (tmp_path / "build/released-ada/report.html").is_file()
+    metrics = json.loads((tmp_path / "build/released-ada/metrics.json").read_text(encoding="utf-8"))
+    assert {system: found["answers"] for system, found in metrics.items()} == {"sft": 5, "m-1": 5}
+    assert run("build", "released-ada")[1].startswith("released-ada: up to date, 6 stages")
