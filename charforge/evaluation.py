@@ -7,6 +7,7 @@ and its profile: prompted models and imported transcripts are contestants like a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from charforge import intervals, metrics, templates, transcripts
@@ -33,7 +34,7 @@ from charforge.llm.local import WeightsRef
 from charforge.sections import CharacterSpec
 from charforge.sources import as_source
 from charforge.stages import interviews, questions, report, scores
-from charforge.stages.slots import Writer
+from charforge.stages.slots import TooFew, Writer
 
 GENERATING = ("scenes", "dialogues", "protective")
 
@@ -59,6 +60,8 @@ def add_questions(into: Assembly) -> None:
     """Add the questions: of the spec's file, or generated; in either case none that the training data asks."""
     spec, wanted = into.spec.interview, into.spec.interview.generate
     file = spec.questions
+    if not (spec.trained or spec.baselines):  # nobody answers but those who were asked long ago
+        wanted = replace(wanted, single=0, multi=0)
     inputs: dict[str, Source | Output] = {"sft": into.out("dataset", "sft.jsonl")} if spec.trained else {}
     params: dict[str, Any] = {"limits": {"single": spec.limit_single, "multi": spec.limit_multi}}
     view = {"questions.json": "questions.json", "set_aside.jsonl": "set_aside.jsonl"}
@@ -106,7 +109,12 @@ def add_questions(into: Assembly) -> None:
         if file is not None:
             found = read_json(ctx, "questions")
         else:
-            made = await generate(ctx, samples)
+            try:
+                made = await generate(ctx, samples)
+            except TooFew as error:
+                left = error.made
+                ctx.leave({"rejected.jsonl": by_id(left.rejected), "yield.json": canonical(left.yield_)})
+                raise
             found = {"single": made.single, "multi": made.multi}
             outputs = {
                 "rejected.jsonl": by_id(made.rejected),

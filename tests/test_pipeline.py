@@ -173,10 +173,15 @@ class Desk:
         ran = [name for name, outcome in self.outcomes.items() if outcome.status == RAN]
         return ran, workshop.requests, workshop.jobs
 
-    def records(self, stage, name):
+    def read(self, stage, name):
         with Store(self.root / ".charforge") as store:
-            data = store.read(self.outcomes[stage].outputs[name])
-        return [json.loads(line) for line in data.splitlines()]
+            return store.read(self.outcomes[stage].outputs[name])
+
+    def records(self, stage, name):
+        return [json.loads(line) for line in self.read(stage, name).splitlines()]
+
+    def json(self, stage, name):
+        return json.loads(self.read(stage, name))
 
 
 @pytest.fixture
@@ -410,3 +415,96 @@ def test_an_adapter_answers_on_its_base(desk):
     _ran, requests, _jobs = desk.build("train.method=lora")
     assert requests
     assert desk.records("model", "probes.jsonl")
+
+
+# --- What is evaluated ---------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_the_training_data_ask_is_set_aside_and_nobody_is_asked(desk):
+    asked = next(
+        turn["content"]
+        for dialogue in desk.records("written", "dialogues.jsonl")
+        for turn in dialogue["turns"]
+        if turn["content"].endswith("?")
+    )
+    desk.edit("questions/ada.yaml", "Who taught you numbers?", asked)
+    desk.build()
+    (aside,) = desk.records("questions", "set_aside.jsonl")
+    assert aside["text"] == asked
+    assert asked not in {record["text"] for record in desk.records("interviews", "single.jsonl")}
+
+
+def test_questions_are_generated_once(desk):
+    generated = (
+        "interview.questions=null",
+        f"interview.generate.model={MODEL}",
+        "interview.generate.single=4",
+        "interview.generate.multi=0",
+    )
+    _ran, _requests, jobs = desk.build(*generated)
+    assert jobs == []
+    assert desk.calls["questions"] > 0
+    asked = {record["text"] for record in desk.records("interviews", "single.jsonl")}
+    assert asked
+    assert desk.build(*generated) == ([], [], [])
+    desk.build(*generated, "train.epochs=3")
+    assert "questions" not in desk.calls
+    assert {record["text"] for record in desk.records("interviews", "single.jsonl")} == asked
+
+
+def test_transcripts_are_contestants_like_any_other(desk):
+    lines = [
+        {"question": question, "answer": "I was told by my mother."}
+        for question in ("Who taught you numbers?",)
+    ]
+    desk.write("teller.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    ran, _requests, jobs = desk.build("interview.transcripts=[{name: teller, files: [teller.jsonl]}]")
+    assert ran == ["interviews", "metrics", "scores", "report"]
+    assert jobs == []
+    told = [r for r in desk.records("interviews", "single.jsonl") if r["contestant"] == "teller"]
+    own = [r for r in desk.records("interviews", "single.jsonl") if r["contestant"] == "trained"]
+    assert {record["question"] for record in told} <= {record["question"] for record in own}
+    assert {record["contestant"] for record in desk.records("scores", "scores.jsonl")} == {
+        "base",
+        "teller",
+        "trained",
+    }
+    assert desk.json("scores", "statistics.json")["reference"] == "trained"
+
+
+@pytest.mark.parametrize("questions", ["null", "questions/ada.yaml"])
+def test_who_is_not_trained_needs_no_training(tmp_path, questions):
+    desk = Desk(tmp_path)
+    desk.write(
+        "teller.jsonl", json.dumps({"question": "Who taught you numbers?", "answer": "My mother."}) + "\n"
+    )
+    ran, requests, jobs = desk.build(
+        f"interview.questions={questions}",
+        "interview.trained=false",
+        "interview.baselines=[]",
+        "interview.transcripts=[{name: teller, files: [teller.jsonl]}]",
+        "judge.limit=0",
+        "judge.pairwise=0",
+    )
+    assert ran == ["profile", "questions", "interviews", "metrics", "scores", "report"]
+    assert (requests, jobs) == ([], [])
+    assert desk.json("interviews", "contestants.json")[0]["reference"]
+
+
+def test_a_prompted_model_alone_needs_no_weights(tmp_path):
+    desk = Desk(tmp_path)
+    ran, requests, jobs = desk.build(
+        "interview.trained=false", f"interview.baselines=[{MODEL}]", "judge.exam=false"
+    )
+    assert "model" not in ran
+    assert "base" not in ran
+    assert requests
+    assert jobs == []
+
+
+def test_what_a_build_used_is_what_its_calls_used_however_often_it_runs(desk):
+    before = desk.json("scenes", "usage.json")
+    assert before[MODEL]["calls"] == len(desk.records("scenes", "calls.jsonl"))
+    desk.build("scenes.count=5")
+    desk.build("scenes.count=4", "scenes.attempts=4")  # all of its calls are replayed
+    assert desk.json("scenes", "usage.json") == before

@@ -1,6 +1,6 @@
 """What a scripted model says: grounded nonsense that passes the checks, as long and as many times as it is asked for.
 
-Reads of a prompt what it asks for (scene, dialogue, protective dialogue, grade, question), how long it should be and what
+Reads of a prompt what it asks for (scene, dialogue, protective dialogue, questions, grade), how long it should be and what
 its source is. A text depends on the prompt and on `chance` only. Knows no server, no request and no stage.
 """
 
@@ -120,6 +120,9 @@ def answer(asked: str, schema: Mapping[str, Any] | None, chance: random.Random) 
         not properties and re.search('"score": N|"better": "…"', asked)
     ):
         return _verdict(asked, properties)
+    for key in ("questions", "subjects"):
+        if key in properties or (not properties and f'{{"{key}":' in asked):
+            return json.dumps({key: _questions(asked, key, chance)})
     if "scenes" in properties or (not properties and '{"scenes":' in asked):
         voice = _Voice(chance, _source(asked))
         kinds = re.findall(r"(?m)^\d+\. (.+)$", asked)
@@ -204,6 +207,27 @@ def _source(asked: str) -> str:
     """Return the paragraph that a prompt stands on; the whole prompt where none is marked."""
     found = re.search(r"(?s)(?:\bsource[^\n]*|at that time):\n(.+?)\n\n", asked, re.IGNORECASE)
     return found[1] if found else asked
+
+
+def _questions(asked: str, key: str, chance: random.Random) -> list[str]:
+    """Return as many questions, or subjects of interviews, as are asked for, with words of the life or things beyond it."""
+    (wanted,) = _limit(r"Write (\d+) (?:questions|subjects)", asked, (1,))
+    told = re.search(r"(?s)part of the life:\n(.+?)\n\n", asked)
+    words = _words(told[1] if told else asked)
+    late = re.search(r"one of these things by its name: (.+?)\. Take", asked)
+    things = late[1].split(", ") if late else [""]
+    made = []
+    for place in range(wanted):
+        one, other = (chance.choice(words) for _ in range(2))
+        if late and key == "questions":
+            made.append(f"Do you keep {things[place % len(things)]} with your {one} and {other}?")
+        elif late:
+            made.append(f"How {things[place % len(things)]} would go with {one} and {other}.")
+        elif key == "questions":
+            made.append(f"What did you want with the {one} when there was only {other}?")
+        else:
+            made.append(f"The {one} of those days, and how {other} came into it.")
+    return made
 
 
 def _words(text: str) -> list[str]:
