@@ -91,7 +91,8 @@ def rejected(records: Sequence[Record]) -> dict[str, Any]:
 def spent(usage: Mapping[str, Mapping[str, Record]]) -> dict[str, Any] | None:
     """Return what each stage's models were asked and what that cost, where it is known; None where nothing is.
 
-    `usage` is {stage: {model: {"calls", "prompt_tokens", "completion_tokens", "cost"}}}; cost in US dollars.
+    `usage` is {stage: {model: {"calls", "prompt_tokens", "completion_tokens", "cost", "unpriced"}}}; cost in US dollars, of all calls
+    but `unpriced` ones.
     """
     rows = [
         {
@@ -100,27 +101,27 @@ def spent(usage: Mapping[str, Mapping[str, Record]]) -> dict[str, Any] | None:
             "calls": _number(one.get("calls")),
             "prompt": _number(one.get("prompt_tokens")),
             "completion": _number(one.get("completion_tokens")),
-            "cost": _dollars(one.get("cost")),
+            "cost": _cost(one),
         }
         for stage, models in usage.items()
         for model, one in sorted(models.items())
     ]
-    costs = [
-        cost
-        for models in usage.values()
-        for one in models.values()
-        if (cost := words.finite(one.get("cost"))) is not None
-    ]
-    return {"rows": rows, "total": _dollars(sum(costs)) if costs else None} if rows else None
+    every = [one for models in usage.values() for one in models.values()]
+    total = {key: sum(one.get(key) or 0 for one in every) for key in ("cost", "calls", "unpriced")}
+    return {"rows": rows, "total": _cost(total)} if rows else None
 
 
 def _number(value: Any) -> str | None:
     return words.count(value) if isinstance(value, int) else None
 
 
-def _dollars(value: Any) -> str | None:
-    known = words.finite(value)
-    return None if known is None else f"${known:.4f}" if 0 < known < 0.1 else f"${known:.2f}"
+def _cost(one: Record) -> str | None:
+    """Return dollars as text, None where no call has a price."""
+    unpriced, cost = one.get("unpriced") or 0, words.finite(one.get("cost"))
+    if cost is None or (unpriced and unpriced == one.get("calls")):
+        return None
+    text = f"${cost:.4f}" if 0 < cost < 0.1 else f"${cost:.2f}"
+    return f"{text} and {words.count(unpriced)} calls of unknown price" if unpriced else text
 
 
 def left_out(set_aside: Sequence[Record], links: Links) -> list[dict[str, Any]]:

@@ -42,16 +42,16 @@ def build(
     metrics: Mapping[str, Record],
     samples: Sequence[Record],
     provenance: Record,
-    contestants: Sequence[Record] = (),
-    measures: Sequence[Record] = (),
-    statistics: Record | None = None,
-    exam: Record | None = None,
-    pairs: Sequence[Record] = (),
-    set_aside: Sequence[Record] = (),
-    sft: Sequence[Record] = (),
-    scenes: Sequence[Record] = (),
-    dialogues: Sequence[Record] = (),
-    usage: Mapping[str, Mapping[str, Record]] | None = None,
+    contestants: Sequence[Record],
+    measures: Sequence[Record],
+    statistics: Record,
+    exam: Record,
+    pairs: Sequence[Record],
+    set_aside: Sequence[Record],
+    sft: Sequence[Record],
+    scenes: Sequence[Record],
+    dialogues: Sequence[Record],
+    usage: Mapping[str, Mapping[str, Record]],
 ) -> tuple[str, dict[str, Any]]:
     """Return (report.html, report.json). Arguments are the records of the stages' artifacts of these names; any may be empty.
 
@@ -59,7 +59,7 @@ def build(
     `dialogues` all of dialogues, protective and written ones, for links; `probes` answers to the probe questions before and after
     training; `usage` {stage: {model: {"calls", "prompt_tokens", "completion_tokens", "cost"}}}; `provenance` any JSON data, shown as it is.
     """
-    statistics, exam, short_name = statistics or {}, exam or {}, str(spec["short_name"])
+    short_name = str(spec["short_name"])
     everyone = people(contestants, short_name, single, turns)
     trained = training.section(train_summary, train_log, spec) if train_summary or train_log else None
     told = verdict(everyone, statistics, exam, short_name)
@@ -102,7 +102,7 @@ def build(
         "stats": made.data_set(dataset_stats),
         "yields": [made.given(stage, one) for stage, one in yields.items()],
         "rejected": made.rejected(rejected),
-        "spent": made.spent(usage or {}),
+        "spent": made.spent(usage),
         "left_out": made.left_out(set_aside, links),
         "samples": [links.dialogue(one, short_name) for one in samples],
         "talks": answers.talks(turns, everyone, said, links),

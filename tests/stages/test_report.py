@@ -498,7 +498,10 @@ def test_cost_is_shown_where_it_is_known():
         "scores": {"openai/judge": {"calls": 1200, "prompt_tokens": 9, "completion_tokens": 8, "cost": 1.5}},
     }
     text = text_of(build(usage=usage)[0]).replace("\u202f", " ")
-    assert "scenes embedded/tiny 4 900 80 unknown scores openai/judge 1 200 9 8 $1.50 all $1.50" in text
+    assert (
+        "scenes openai/new 4 900 80 unknown scores openai/judge 1 200 9 8 $1.50 all $1.50 and 4 calls of unknown price"
+        in text
+    )
 
 
 def test_an_evaluation_without_training_has_no_section_on_it():
