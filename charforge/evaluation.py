@@ -374,7 +374,7 @@ def add_scores(into: Assembly) -> None:
         statistics = intervals.summarise(
             contestants=contestants,
             measures=read_jsonl(ctx, "measures"),
-            metrics_units={},
+            metrics_units=metrics.METRICS,
             scores=results.scores,
             pairs=results.pairs,
             exam=results.exam_summary,
