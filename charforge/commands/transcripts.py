@@ -211,7 +211,7 @@ def _write(workspace: Path, characters: Sequence[_Character], *, force: bool) ->
 
 
 def _say(each: _Character) -> None:
-    systems = f"{len(each.found)} system{'s' * (len(each.found) != 1)}"
+    systems = _many(len(each.found), "system")
     print(f"{each.id}: {visible(each.name)}, {systems}; knows until {each.until} ({visible(each.why)})")
     for system, found in each.found.items():
         spoken = sum(
@@ -219,7 +219,12 @@ def _say(each: _Character) -> None:
             for record in found.turns
             for turn in record["turns"]
         )
-        print(f"  {system}: {len(found.single)} answers, {len(found.turns)} interviews of {spoken} answers")
+        talks = (
+            f"{_many(len(found.turns), 'interview')} of {_many(spoken, 'answer')}"
+            if found.turns
+            else "no interview"
+        )
+        print(f"  {system}: {_many(len(found.single), 'answer')}, {talks}")
         for odd in found.oddities:
             place = f"{Path(odd['file']).name}: {odd['place']}"
             print(f"    {odd['count']} × {visible(odd['what'])} ({visible(place)})")
@@ -229,8 +234,12 @@ def _say(each: _Character) -> None:
         )
 
 
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _build(characters: Sequence[_Character]) -> int:
-    """Build the characters as `charforge build` does, then print them side by side."""
+    """Build the characters as `charforge build` does, then print the systems of each side by side."""
     from charforge.commands import build, compare
 
     specs = [f"characters/{each.id}.yaml" for each in characters]
@@ -251,6 +260,7 @@ def _build(characters: Sequence[_Character]) -> int:
         )
     )
     if status == 0:
-        sys.stdout.flush()
-        compare.show(specs)
+        for spec in specs:  # each by itself: of two persons' answers no difference says anything
+            print()
+            compare.show([spec])
     return status

@@ -74,8 +74,8 @@ def test_a_released_folder_becomes_a_character_that_passes_check(run, released, 
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "released-ada: Ada King, 2 systems; knows until 1852-11-27 (the profile's first paragraph: 27 November 1852)",
-        "  sft: 4 answers, 1 interviews of 1 answers",
-        "  m-1: 4 answers, 1 interviews of 1 answers",
+        "  sft: 4 answers, 1 interview of 1 answer",
+        "  m-1: 4 answers, 1 interview of 1 answer",
         "written: characters/released-ada.yaml",
         "written: characters/profiles/released-ada.md",
         "written: characters/questions/released-ada.yaml",
@@ -194,7 +194,7 @@ def test_plain_answers_need_a_profile_and_get_an_id_of_their_own(run, tmp_path):
     assert status == 0
     assert out.splitlines()[:3] == [
         "imported-king: Ada King, 1 system; knows until 1852-11-27 (the profile's first paragraph: 27 November 1852)",
-        "  gpt: 2 answers, 0 interviews of 0 answers",
+        "  gpt: 2 answers, no interview",
         "    2 × nobody says what the question is about; taken for past (gpt.csv: line 2; line 3)",
     ]
     assert (
