@@ -6,7 +6,7 @@ import torch
 from charforge.models import kept
 from charforge.models.kept import Kept, common
 
-LONG = tuple(range(100, 140))
+LONG = tuple(range(100, 240))
 
 
 def layers(ids, start=0):
@@ -24,7 +24,7 @@ def test_a_prompt_that_goes_on_finds_what_it_goes_on_from():
     store.add(LONG, 0, layers(LONG))
     assert tokens(store.find((*LONG, 7, 8), 0)) == [*LONG]
     assert tokens(store.find((*LONG, 7, 8), 10)) == [*LONG[10:]]
-    assert tokens(store.find((*LONG[:20], 7), 0)) == [*LONG[:20]]
+    assert tokens(store.find((*LONG[:80], 7), 0)) == [*LONG[:80]]
 
 
 def test_one_token_is_left_to_compute():
@@ -36,9 +36,9 @@ def test_one_token_is_left_to_compute():
 def test_too_little_in_common_saves_nothing():
     store = Kept(1)
     store.add(LONG, 0, layers(LONG))
-    assert store.find((*LONG[:15], 7), 0) is None
-    assert store.find(LONG[:16], 0) is None
-    assert store.find((1, 2, 3) * 20, 0) is None
+    assert store.find((*LONG[:63], 7), 0) is None
+    assert store.find(LONG[:64], 0) is None
+    assert store.find((1, 2, 3) * 50, 0) is None
 
 
 def test_what_begins_after_a_rows_own_tokens_is_of_no_use_to_it():
@@ -53,11 +53,11 @@ def test_a_prompt_takes_the_place_of_what_it_goes_on_from():
     store.add(LONG, 0, layers(LONG))
     store.add((*LONG, 7), 0, layers((*LONG, 7)))
     assert list(store.entries) == [(*LONG, 7)]
-    assert store.tokens == 41
+    assert store.tokens == 141
 
 
 def test_the_prompt_used_longest_ago_goes_first(monkeypatch):
-    monkeypatch.setattr(kept, "_KEPT_BYTES", 90)
+    monkeypatch.setattr(kept, "_KEPT_BYTES", 300)
     store = Kept(1)
     one, two, three = ((n, *LONG[1:]) for n in (1, 2, 3))
     store.add(one, 0, layers(one))
@@ -65,7 +65,7 @@ def test_the_prompt_used_longest_ago_goes_first(monkeypatch):
     store.find((*one, 7), 0)
     store.add(three, 0, layers(three))
     assert list(store.entries) == [one, three]
-    assert store.tokens == 80
+    assert store.tokens == 280
 
 
 @pytest.mark.parametrize(("a", "b", "count"), [((), (1,), 0), ((1, 2), (1, 3), 1), ((1, 2), (1, 2, 3), 2)])
