@@ -9,7 +9,7 @@ same data: Student t and the bootstrap (percentile, BCa) without the two pretend
 Kinds of data: `values`, paired differences of a normal quantity, five turns a cluster, half of the variance between clusters; `words`,
 differences of two log-normal lengths; `grades`, differences of two grades from 1 to 7 of one question; `rare grades`, of judges who
 nearly always agree; `flags`, differences of two flags set in 1 of 20 answers, every sixth cluster five turns; `share`, such a flag alone
-(0.02: the truth is 2 %); `length`, grades that rise with the length of the answer, at equal length.
+(0.02: the truth is 2 %); `parts`, differences of two shares of an answer's words, 0 in 9 of 10; `length`, grades that rise with the length of the answer, at equal length.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ def share(rng, count, effect):
     return [list((rng.random(1 if place % 6 else 5) < one).astype(float)) for place, one in enumerate(likely)]
 
 
+def parts(rng, count, effect):
+    own, theirs = (
+        np.where(rng.random(count) < often, 0.6 * rng.random(count), 0.0)
+        for often in (0.1 + 0.4 * effect, 0.1)
+    )
+    return [[value] for value in own - theirs]
+
+
 def length(rng, count, effect):
     longer = rng.normal(-0.3, 0.6, count)
     exact = effect + 1.0 * longer + rng.normal(0, 1.2, count)
@@ -74,6 +82,7 @@ KINDS = {
     "rare grades": (rare_grades, GRADE_DIFFERENCE, (0, 0.5)),
     "flags": (flags, SHARE_DIFFERENCE, (0, 0.5)),
     "share": (share, SHARE, (0.02, 0.1, 0.5)),
+    "parts": (parts, SHARE_DIFFERENCE, (0, 0.5)),
     "length": (length, GRADE_DIFFERENCE, (0, 0.5)),
 }
 

@@ -405,7 +405,7 @@ def test_a_swapped_reference_flips_every_sign(count):
 def test_chance_is_counted_over_all_intervals_shown():
     found = summary(**everything())["comparisons"]
     assert found["scores"]["made"] == 1
-    assert found["metrics"] == {"made": 2, "decided": found["metrics"]["decided"], "by_chance": 0.1}
+    assert found["metrics"] == {"made": 3, "decided": found["metrics"]["decided"], "by_chance": 0.15}
 
 
 def test_nothing_at_all_is_none_everywhere():
