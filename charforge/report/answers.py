@@ -10,7 +10,7 @@ from charforge.marks import MARKS, SCRIPTED_QUESTION
 from charforge.metrics import METRICS, TRAPS
 from charforge.report.links import reason
 from charforge.report.people import TRAINED
-from charforge.report.words import anchor, in_words
+from charforge.report.words import anchor, in_order, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +69,7 @@ class Said:
                 "judges": self._judges(several),
                 "evidence": self._evidence(several),
             }
-            for dimension, several in found.items()
+            for dimension, several in in_order(found)
         ]
 
     def _judges(self, several: Sequence[Record]) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ def extremes(
         if one["contestant"] == reference and one["score"] is not None and str(one["answer"]) in titles:
             found[str(one["dimension"])].append((int(one["score"]), str(one["answer"])))
     rows = []
-    for dimension, graded in found.items():
+    for dimension, graded in in_order(found):
         mean: dict[str, list[int]] = defaultdict(list)
         for score, answer in graded:
             mean[answer].append(score)

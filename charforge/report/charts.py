@@ -48,18 +48,18 @@ def loss_curve(steps: Points, held_out: Points, kept: int | None) -> Markup:
     every = steps + held_out
     if not every:
         return Markup()
-    drawing = Drawing("loss", 270, left=46, right=20, top=12, bottom=40)
+    drawing = Drawing("loss", 230, left=44, right=14, top=10, bottom=38)
     x_ticks = _ticks(0, max(x for x, _ in every), 6)
     y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every), 4)
     last = max(x_ticks[-1], *(x for x, _ in every))
     drawing.frame((0, last), (y_ticks[0], y_ticks[-1]))
     for y in y_ticks:
         drawing.line([(0, y), (last, y)], "grid", width=1)
-        drawing.text(drawing.offset(-10, 0)[0], y, f"{y:g}", "tick", anchor="right", middle=True)
-    below = y_ticks[0] - drawing.offset(0, 19)[1]
+        drawing.text(drawing.offset(-8, 0)[0], y, f"{y:g}", "tick", anchor="right", middle=True)
+    below = y_ticks[0] - drawing.offset(0, 17)[1]
     for x in x_ticks:
         drawing.text(x, below, f"{x:g}", "tick")
-    drawing.text(last / 2, y_ticks[0] - drawing.offset(0, 35)[1], "optimizer step", "axis")
+    drawing.text(last / 2, y_ticks[0] - drawing.offset(0, 33)[1], "optimizer step", "axis")
     if len(steps) > 8:
         drawing.line(steps, "faint", width=1)
         drawing.line(smoothed(steps, max(5, len(steps) // 12)), "mid", width=2)
@@ -69,7 +69,7 @@ def loss_curve(steps: Points, held_out: Points, kept: int | None) -> Markup:
         drawing.line(held_out, "c0", width=2)
     for index, (x, y) in enumerate(held_out):
         if index == kept:
-            drawing.mark(x, y, "c0", size=16, hollow=True)
+            drawing.mark(x, y, "c0", size=13, hollow=True)
         drawing.mark(x, y, "c0", title=f"held-out loss at step {x:g}: {y:.3f}")
     told = "; ".join(f"step {x:g}: {y:.3f}" for x, y in held_out) or "none"
     return drawing.markup(
@@ -97,26 +97,28 @@ def intervals(
     """
     if not any(dot for row in rows for dot in row.dots):
         return Markup()
-    line, gap, top = 13.0, 11.0, 26.0 if sides else 6.0
+    line, gap, top = 10.5, 8.0, 22.0 if sides else 6.0
+    # Room for the longest label in the size that phones get.
+    left = min(190.0, 22 + 8.2 * max(len(row.label) for row in rows))
     heights = [line * max(len(row.dots), 2) + gap for row in rows]
-    height = top + sum(heights) + 24
-    drawing = Drawing(identity, height, left=156, right=22, top=top, bottom=24)
+    height = top + sum(heights) + 22
+    drawing = Drawing(identity, height, left=left, right=16, top=top, bottom=22)
     # Units from the top, as one reads.
     inner = sum(heights)
     drawing.frame((low, high), (inner, 0))
     for tick in ticks:
         drawing.line([(tick, 0), (tick, inner)], "zero" if tick == zero else "grid", width=1)
-        drawing.text(tick, inner + 18, f"{tick:g}".replace("-", "−") + unit, "tick")
+        drawing.text(tick, inner + 16, f"{tick:g}".replace("-", "−") + unit, "tick")
     if sides is not None and zero is not None:
-        away = drawing.offset(8, 0)[0]
-        drawing.text(zero - away, -10, sides[0], "axis", anchor="right")
-        drawing.text(zero + away, -10, sides[1], "axis", anchor="left")
+        away = drawing.offset(6, 0)[0]
+        drawing.text(zero - away, -8, sides[0], "axis", anchor="right")
+        drawing.text(zero + away, -8, sides[1], "axis", anchor="left")
     y = 0.0
     for row, space in zip(rows, heights, strict=True):
         if y:
             drawing.line([(low, y), (high, y)], "grid", width=0.6)
         drawing.text(
-            low - drawing.offset(16, 0)[0], y + space / 2, row.label, "row", anchor="right", middle=True
+            low - drawing.offset(10, 0)[0], y + space / 2, row.label, "row", anchor="right", middle=True
         )
         first = y + space / 2 - line * (len(row.dots) - 1) / 2
         for place, dot in enumerate(row.dots):
@@ -129,7 +131,7 @@ def intervals(
 def _dot(drawing: Drawing, dot: Dot, y: float, low: float, high: float) -> None:
     if dot.low is not None and dot.high is not None:
         ends = [(min(max(dot.low, low), high), y), (min(max(dot.high, low), high), y)]
-        drawing.line(ends, dot.css, width=2.2)
+        drawing.line(ends, dot.css, width=1.8)
     if low <= dot.value <= high:
         drawing.mark(dot.value, y, dot.css, dot.marker, hollow=not dot.decided, title=dot.title)
 

@@ -50,10 +50,8 @@ def _differences(statistics: Record, everyone: Sequence[Person]) -> dict[str, An
     """Return a row a metric, a cell for each other contestant."""
     others = [one for one in everyone if not one.reference]
     rows = []
-    for key, row in statistics.get("metric_differences", {}).items():
-        metric = METRICS.get(key)
-        if metric is None:
-            continue
+    for key, metric in METRICS.items():
+        row = statistics.get("metric_differences", {}).get(key, {})
         cells = []
         for one in others:
             cell = row.get(one.name)
@@ -83,9 +81,10 @@ def _plot(statistics: Record, everyone: Sequence[Person]) -> Any:
     """Plot the shares that have a good and a bad direction, turned so that to the right is better."""
     others = [one for one in everyone if not one.reference]
     rows, ends = [], []
-    for key, row in statistics.get("metric_differences", {}).items():
-        metric = METRICS.get(key)
-        if metric is None or metric.unit != "share" or metric.better is None:
+    for key, metric in METRICS.items():
+        row = statistics.get("metric_differences", {}).get(key, {})
+        # Where nobody differs there is nothing to see.
+        if metric.unit != "share" or metric.better is None or not any(one["mean"] for one in row.values()):
             continue
         turn = 100 if metric.better == "high" else -100
         dots: list[charts.Dot | None] = []
@@ -130,7 +129,7 @@ def _plot(statistics: Record, everyone: Sequence[Person]) -> Any:
         high=reach,
         ticks=ticks,
         zero=0.0,
-        sides=("← the other is better", "the reference is better →"),
+        sides=("← worse", "better →"),
     )
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 LOW, HIGH = 1, 7
+REASONS = 8
+"""Reasons for which verdicts went unscored that are named, the commonest first."""
 
 ANCHORS = {
     "right": "the right character",
@@ -41,7 +43,7 @@ def section(
         "exam": [_examined(judge, one) for judge, one in sorted(exam.get("judges", {}).items())],
         "plot": _score_plot(statistics, everyone),
         "rows": _score_rows(statistics, everyone),
-        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:REASONS],
         "difference_plot": _difference_plot(statistics, everyone),
         "differences": _differences(statistics, everyone),
         "pairwise": _pairwise(statistics, everyone),
@@ -64,7 +66,7 @@ def _caution(statistics: Record) -> str:
 
 
 def _examined(judge: str, one: Record) -> dict[str, Any]:
-    dimensions = sorted(one.get("dimensions", {}))
+    dimensions = [name for name, _ in words.in_order(one.get("dimensions", {}))]
     means = one.get("means", {})
     return {
         "judge": judge,
@@ -88,7 +90,7 @@ def _two(value: float | None) -> str | None:
 
 def _score_rows(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
     rows = []
-    for dimension, row in statistics.get("scores", {}).items():
+    for dimension, row in words.in_order(statistics.get("scores", {})):
         cells = []
         for one in everyone:
             cell = row.get(one.name) or {"mean": None, "low": None, "high": None, "scored": 0, "unscored": 0}
@@ -106,7 +108,7 @@ def _score_rows(statistics: Record, everyone: Sequence[Person]) -> list[dict[str
 
 def _score_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
     rows = []
-    for dimension, row in statistics.get("scores", {}).items():
+    for dimension, row in words.in_order(statistics.get("scores", {})):
         dots: list[charts.Dot | None] = []
         for one in everyone:
             cell = row.get(one.name)
@@ -139,11 +141,10 @@ def _score_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
 
 def _differences(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
     """Return a row for each dimension and other contestant: the reference's lead, also at equal length."""
-    labels = {one.name: one for one in everyone}
     return [
         {
             "dimension": dimension,
-            "other": labels[other],
+            "other": person,
             "mean": words.amount("score", one["mean"], signed=True),
             "interval": words.between("score", one["low"], one["high"], signed=True),
             "pairs": words.count(one["pairs"]),
@@ -158,16 +159,16 @@ def _differences(statistics: Record, everyone: Sequence[Person]) -> list[dict[st
             else words.between("score", one["length"]["low"], one["length"]["high"], signed=True),
             "length_why": one.get("length_why"),
         }
-        for dimension, row in statistics.get("differences", {}).items()
-        for other, one in row.items()
-        if one["mean"] is not None and other in labels
+        for dimension, row in words.in_order(statistics.get("differences", {}))
+        for person in everyone
+        if (one := row.get(person.name)) is not None and one["mean"] is not None
     ]
 
 
 def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
     others = [one for one in everyone if not one.reference]
     rows, ends = [], []
-    for dimension, row in statistics.get("differences", {}).items():
+    for dimension, row in words.in_order(statistics.get("differences", {})):
         dots: list[charts.Dot | None] = []
         for one in others:
             cell = row.get(one.name)
@@ -201,21 +202,20 @@ def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
         high=reach,
         ticks=ticks,
         zero=0.0,
-        sides=("← the other is better", "the reference is better →"),
+        sides=("← worse", "better →"),
     )
 
 
 def _pairwise(statistics: Record, everyone: Sequence[Person]) -> list[dict[str, Any]]:
-    labels = {one.name: one for one in everyone}
     rows = []
-    for other, one in statistics.get("pairwise", {}).items():
-        verdicts = one["wins"] + one["ties"] + one["losses"] + one["unscored"]
-        if not verdicts or other not in labels:
+    for person in everyone:
+        one = statistics.get("pairwise", {}).get(person.name)
+        if one is None or not one["wins"] + one["ties"] + one["losses"] + one["unscored"]:
             continue
         length = one.get("length")
         rows.append(
             {
-                "other": labels[other],
+                "other": person,
                 **{key: words.count(one[key]) for key in ("wins", "ties", "losses", "unscored", "disagreed")},
                 "rate": None if one["rate"] is None else words.amount("share", one["rate"]),
                 "interval": words.between("share", one["low"], one["high"]),
@@ -234,7 +234,7 @@ def _agreement(statistics: Record) -> list[dict[str, Any]]:
     judges, repeats = both.get("judges", {}), both.get("repeats", {})
     rows = [
         {"dimension": name, "judges": _two(judges.get(name)), "repeats": _two(repeats.get(name))}
-        for name in dict.fromkeys([*judges, *repeats])
+        for name, _ in words.in_order({**judges, **repeats})
     ]
     return rows if any(row["judges"] or row["repeats"] for row in rows) else []
 

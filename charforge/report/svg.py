@@ -20,8 +20,8 @@ from markupsafe import Markup, escape
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WIDTH = 640.0
-"""Units across every drawing. How wide it is on the page is the style sheet's business."""
+WIDTH = 480.0
+"""Units across every drawing: few, so that it can be read on a phone. How wide it is on the page is the style sheet's business."""
 
 COLOURS = (
     "c0",
@@ -104,7 +104,7 @@ class Drawing:
         kind: str,
         shape: str = "o",
         *,
-        size: float = 9.0,
+        size: float = 7.5,
         hollow: bool = False,
         title: str = "",
     ) -> None:
@@ -116,7 +116,7 @@ class Drawing:
             markersize=size,
             markerfacecolor=colour("card" if hollow else kind),
             markeredgecolor=colour(kind if hollow else "card"),
-            markeredgewidth=1.4,
+            markeredgewidth=1.1,
             linestyle="none",
             clip_on=False,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from charforge.metrics import METRICS
-from charforge.report.words import amount, in_words, listed
+from charforge.report.words import amount, in_order, in_words, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,12 +102,12 @@ def exam_failed(statistics: Record) -> str:
 
 def _judged(other: str, statistics: Record) -> Found:
     found = Found()
-    for dimension, row in statistics["differences"].items():
+    for dimension, row in in_order(statistics["differences"]):
         if row[other]["mean"] is not None:
             _sort(found, dimension, row[other], 0.0)
     pairs = statistics["pairwise"].get(other)
     if pairs and pairs["rate"] is not None:
-        _sort(found, "side by side", {**pairs, "mean": pairs["rate"]}, 0.5)
+        _sort(found, "the comparison side by side", {**pairs, "mean": pairs["rate"]}, 0.5)
     return found
 
 
@@ -162,9 +162,9 @@ def _counted(other: Person, statistics: Record) -> list[str]:
     better: list[str] = []
     worse: list[str] = []
     undecided = 0
-    for key, row in statistics.get("metric_differences", {}).items():
-        metric, one = METRICS.get(key), row.get(other.name)
-        if metric is None or metric.better is None or one is None or one["mean"] is None:
+    for key, metric in METRICS.items():
+        one = statistics.get("metric_differences", {}).get(key, {}).get(other.name)
+        if metric.better is None or one is None or one["mean"] is None:
             continue
         if not one["decided"]:
             undecided += 1

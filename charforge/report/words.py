@@ -7,7 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+DIMENSIONS = ("memorization", "values", "personality", "hallucination", "stability")
+"""In the order in which a page shows them; others follow by name."""
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -70,6 +73,12 @@ def between(unit: str, low: float | None, high: float | None, *, signed: bool = 
 def listed(several: Sequence[str], last: str = "and") -> str:
     """Return `a, b and c`."""
     return f"{', '.join(several[:-1])} {last} {several[-1]}" if len(several) > 1 else "".join(several)
+
+
+def in_order(by_dimension: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what there is of each dimension, in the paper's order: a file of JSON has its keys sorted."""
+    place = {name: at for at, name in enumerate(DIMENSIONS)}
+    return sorted(by_dimension.items(), key=lambda item: (place.get(item[0], len(place)), item[0]))
 
 
 def shortened(text: str, limit: int) -> str:

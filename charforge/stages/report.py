@@ -187,7 +187,7 @@ def _figures(
                 + (f"; epoch {kept} was kept" if kept else ""),
             }
         )
-    for key in ("trap_claims", "third_person"):
+    for key in ("claims_unknown", "third_person"):
         figure = _figure(key, metrics, everyone)
         if figure:
             figures.append(figure)

@@ -157,7 +157,7 @@ def evaluation(
         for n in range(multi)
         for one in people
     ]
-    scores = _scores(make, singles, turns, paragraphs)
+    scores = _scores(make, singles, turns, paragraphs, plant)
     pairs = _pairs(make, singles, people, plant)
     measures = _measures(make, singles, turns)
     told = {"passed": passed, "separated": 14 if passed else 3, "pairs": 16, "unscored": 0, "needed": 13}
@@ -295,7 +295,7 @@ def _grade(make: _Maker, contestant: str) -> int:
 
 
 def _scores(
-    make: _Maker, singles: list[Any], turns: list[Any], paragraphs: list[Any]
+    make: _Maker, singles: list[Any], turns: list[Any], paragraphs: list[Any], plant: str
 ) -> list[dict[str, Any]]:
     made = []
     for kind, records in (("single", singles), ("turns", turns)):
@@ -316,7 +316,7 @@ def _scores(
                         "judge": JUDGE,
                         "repeat": 0,
                         "score": None if unscored else grade,
-                        "unscored": f"no verdict {make.text(2)}" if unscored else None,
+                        "unscored": f"no verdict{plant}" if unscored else None,
                         "verdict": make.text(60),
                         "evidence": [{"id": one["id"], "number": one["number"]} for one in shown],
                         "cites": [shown[0]["number"]],

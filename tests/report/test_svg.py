@@ -41,7 +41,7 @@ def test_labels_reach_the_page_as_they_are_and_escaped():
     text = drawing()
     assert text.count("&lt;script&gt;$x^{2$ {{ 7*7 }} 漢字") == 3
     assert "<script" not in text
-    assert re.search(r'<text x="335" y="85" text-anchor="middle" class="f-tick" dy="0.34em">&lt;script', text)
+    assert re.search(r'<text x="255" y="85" text-anchor="middle" class="f-tick" dy="0.34em">&lt;script', text)
 
 
 def test_every_id_begins_with_the_drawings_own_and_every_reference_is_there():
@@ -98,8 +98,8 @@ def test_an_interval_is_a_line_with_a_mark_on_it():
     text = plot(charts.Row("values", (dot(5.0, 4.0, 6.0), None)))
     assert text.count("<use") == 1
     assert "<title>at 5.0</title>" in text
-    line = re.search(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+)" fill="none" stroke-width="2.2"', text)
-    left, right = 156, svg.WIDTH - 22
+    line = re.search(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+)" fill="none" stroke-width="1.8"', text)
+    left, right = 22 + 8.2 * len("values"), svg.WIDTH - 16
     ends = [left + (value - 1) / 6 * (right - left) for value in (4, 6)]
     assert [float(line[1]), float(line[3])] == pytest.approx(ends, abs=0.1)
     assert line[2] == line[4]
@@ -107,7 +107,7 @@ def test_an_interval_is_a_line_with_a_mark_on_it():
 
 def test_without_an_interval_there_is_only_the_mark():
     text = plot(charts.Row("values", (dot(5.0),)))
-    assert 'stroke-width="2.2"' not in text
+    assert 'stroke-width="1.8"' not in text
     assert text.count("<use") == 1
 
 
@@ -122,7 +122,7 @@ def test_what_is_not_decided_is_hollow():
 
 def test_an_interval_beyond_the_axis_ends_with_it():
     text = plot(charts.Row("values", (dot(6.5, 5.0, 9.0),)))
-    assert f" {svg.WIDTH - 22:g} " in re.search(r'd="(M [^"]*)" fill="none" stroke-width="2.2"', text)[1]
+    assert f" {svg.WIDTH - 16:g} " in re.search(r'd="(M [^"]*)" fill="none" stroke-width="1.8"', text)[1]
 
 
 def test_nothing_to_plot_is_no_plot():

@@ -372,7 +372,7 @@ def test_training_without_held_out_dialogues_is_not_judged():
 
 def test_scores_stand_beside_the_number_of_unscored_verdicts():
     text = text_of(build()[0])
-    assert re.search(r"memorization 5\.50 [\d.]+ to [\d.]+ 2 scored, 0 unscored – 0 scored, 1 unscored", text)
+    assert re.search(r"memorization 5\.50 [\d.]+ to [\d.]+ 2 scored 0 unscored – 0 scored 1 unscored", text)
     assert "Why verdicts went unscored: cut off (1), not JSON (1)." in text
 
 
@@ -493,7 +493,13 @@ def test_questions_that_were_set_aside_are_named_with_their_sample():
 def test_cost_is_shown_where_it_is_known():
     usage = {
         "scenes": {
-            "embedded/tiny": {"calls": 4, "prompt_tokens": 900, "completion_tokens": 80, "cost": None}
+            "openai/new": {
+                "calls": 4,
+                "prompt_tokens": 900,
+                "completion_tokens": 80,
+                "cost": 0.0,
+                "unpriced": 4,
+            }
         },
         "scores": {"openai/judge": {"calls": 1200, "prompt_tokens": 9, "completion_tokens": 8, "cost": 1.5}},
     }
