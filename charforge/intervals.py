@@ -6,6 +6,7 @@ counted by cluster: (kind, question). A single question is a cluster of its own,
 Which interval is used was chosen by coverage (bench/evaluation_coverage.py), for clusters as they are here:
 - fewer than 50 clusters: Student t on the clusters' residuals. The bootstrap's intervals are too short there (percentile: 79 to 86 %
   in place of 95 % for 5 clusters, 87 to 92 % for 10; BCa is no better), and an exact sign-flip test can decide nothing below 6 clusters.
+- flags of fewer than 50 single answers: the exact interval of Clopper and Pearson, for a share alone, not for a difference.
 - 50 and more: percentile bootstrap over clusters. BCa covers less where flags are seldom set.
 - Flags, shares and grades are often equal in nearly all clusters. Where all are, every method has no width: of shares of 2 % in 10
   clusters, Student t holds the truth 22 % of the time, and so does the bootstrap. So two pretended clusters, one a step of 1 up, one a
@@ -45,7 +46,7 @@ LENGTH_CLUSTERS = 10
 LENGTH_SIDE = 0.05
 """Of the pairs, at least two and at least this share must lie on either side of equal length: no extrapolating."""
 
-TOO_FEW, NO_SPREAD, STUDENT, BOOTSTRAP = "too few", "no spread", "t", "bootstrap"
+TOO_FEW, NO_SPREAD, EXACT, STUDENT, BOOTSTRAP = "too few", "no spread", "exact", "t", "bootstrap"
 
 
 class Metric(Protocol):
@@ -111,6 +112,9 @@ def interval(clusters: Iterable[Sequence[float]], scale: Scale) -> Interval:
     mean = _mean(sums)
     if count < 2:
         return Interval(mean, None, None, count, TOO_FEW)
+    if scale is SHARE and count < BOOTSTRAP_FROM and {*sums} <= {(0.0, 1.0), (1.0, 1.0)}:
+        low, high = _binomial(round(math.fsum(total for total, _ in sums)), count)
+        return Interval(mean, low, high, count, EXACT)
     if scale.pretend is None:
         means = [total / size for total, size in sums]
         if count - max(means.count(value) for value in set(means)) < min(SPREAD, count - 1):
@@ -136,6 +140,16 @@ def student(sums: Sequence[tuple[float, float]], freedom: int) -> tuple[float, f
     error = math.sqrt(squares * count / (count - 1)) / math.fsum(size for _, size in sums)
     width = _quantile_of_t(freedom) * error
     return mean - width, mean + width
+
+
+def _binomial(hits: int, count: int) -> tuple[float, float]:
+    """Return Clopper and Pearson's interval of a share of single answers."""
+    from scipy import special
+
+    tail = (1 - LEVEL) / 2
+    low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return low, high
 
 
 @cache

@@ -65,6 +65,14 @@ def test_a_share_of_none_still_has_a_width():
     assert 0.1 < found.high < 0.3
 
 
+@pytest.mark.parametrize("hits", [0, 2, 5])
+def test_a_share_of_a_few_single_answers_has_the_exact_interval(hits):
+    found = interval(singles([1.0] * hits + [0.0] * (5 - hits)), SHARE)
+    exact = stats.binomtest(hits, 5).proportion_ci(0.95, "exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    assert found.method == "exact"
+
+
 def test_three_equal_differences_decide_nothing_and_ten_do():
     assert not interval(singles([1.0] * 3), GRADE_DIFFERENCE).decided
     assert interval(singles([1.0] * 10), GRADE_DIFFERENCE).decided
