@@ -215,12 +215,15 @@ def _table(view: Path) -> None:
     for key, metric in METRICS.items():
         values = [found[system].get(key) for system in systems]
         if any(value is not None for value in values):
-            cells = (
-                "–" if value is None else f"{value:.1%}" if metric.unit == "share" else f"{value:g}"
-                for value in values
-            )
-            unit = "" if metric.unit in {"share", "count"} else f", {metric.unit}"
+            unit = "" if metric.unit in {"share", "count", "words"} else f" ({metric.unit})"
+            cells = [_cell(value, metric.unit) for value in values]
             print(f"| {metric.label}{unit} | " + " | ".join(cells) + " |")
+
+
+def _cell(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if unit == "share" else f"{value:.0f}" if unit == "count" else f"{value:.1f}"
 
 
 if __name__ == "__main__":
