@@ -1,7 +1,7 @@
 """Interviews and scores, measured: the parts of the bench and the one that reads what Character-LLM's authors released.
 
     python bench/evaluation.py released --peer DIR [--keep DIR]
-    python bench/evaluation.py single | side-by-side | traps | report | coverage [options of that part]
+    python bench/evaluation.py single | side-by-side | traps | report [options of that part]
 
 `released` imports a folder of released interviews into an empty workspace and builds it, by the real command and its clock. What comes
 out is then held against the raw files, which are read here a second time without any of CharForge: every question, every spoken
@@ -28,7 +28,6 @@ PARTS = {
     "side-by-side": "evaluation_speed",
     "traps": "evaluation_traps",
     "report": "evaluation_report",
-    "coverage": "evaluation_coverage",
 }
 """Parts that are files of their own, each with a `main(argv)`."""
 
