@@ -1,22 +1,22 @@
 """Words, and which paragraphs of a profile a text is about. Knows no model and no stage.
 
-Ranking is Okapi BM25 (Robertson and Zaragoza 2009) over content words, with k1 = 1.2 and b = 0.75: a profile is
-some dozens of paragraphs, so scoring all of them each time costs less than keeping an index.
+Ranking is Okapi BM25 (Robertson and Zaragoza 2009) by bm25s, over the stems of content words. Scores are rounded before they
+are compared, and ties go to the earlier document, so that no machine's last bit decides. numpy and bm25s are imported late.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 K1 = 1.2
 B = 0.75
+DIGITS = 4
+"""To which BM25 scores are rounded; they are sums of a few single-precision numbers below 10."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
@@ -87,20 +87,46 @@ def relevant(paragraphs: Sequence[Mapping[str, Any]], text: str, count: int) -> 
     `paragraphs` are those of profile.json. A text that shares no content word with the profile gets the first
     paragraphs, which say who the person is.
     """
-    documents = [Counter(content_words(str(paragraph["text"]))) for paragraph in paragraphs]
-    lengths = [sum(document.values()) for document in documents]
-    mean_length = sum(lengths) / len(lengths) if lengths else 0.0
-    query = set(content_words(text))
-    weights = {}
-    for word in sorted(query):
-        having = sum(word in document for document in documents)
-        weights[word] = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
+    order = _index(tuple(str(paragraph["text"]) for paragraph in paragraphs)).order(text)
+    return [paragraphs[place] for place, _ in order[:count]]
 
-    def score(index: int) -> float:
-        document, length = documents[index], lengths[index]
-        norm = K1 * (1 - B + B * length / mean_length) if mean_length else K1
-        found = ((weight, document[word]) for word, weight in weights.items() if word in document)
-        return math.fsum(weight * times * (K1 + 1) / (times + norm) for weight, times in found)
 
-    order = sorted(range(len(paragraphs)), key=lambda index: (-score(index), index))
-    return [paragraphs[index] for index in order[:count]]
+def nearest(documents: Sequence[str], texts: Iterable[str], count: int) -> list[list[tuple[int, float]]]:
+    """Return for each text the places of up to `count` documents most like it, best first, with their scores.
+
+    A document that shares no content word with a text is not among them. Scores compare documents for one text only.
+    """
+    index = _index(tuple(documents))
+    return [[(place, score) for place, score in index.order(text)[:count] if score > 0] for text in texts]
+
+
+class _Index:
+    """Documents, ready to be ranked."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        import bm25s
+
+        tokens = [content_words(document) for document in documents]
+        self._size = len(documents)
+        self._known = frozenset().union(*tokens)
+        if self._known:  # bm25s cannot index nothing
+            self._ranked = bm25s.BM25(k1=K1, b=B)
+            self._ranked.index(tokens, show_progress=False)
+
+    def order(self, text: str) -> list[tuple[int, float]]:
+        """Return all places with their scores, best first, the earlier first at equal scores."""
+        import numpy as np
+
+        query = sorted(self._known.intersection(content_words(text)))
+        if not query:
+            return [(place, 0.0) for place in range(self._size)]
+        scores = np.round(self._ranked.get_scores(query).astype(np.float64), DIGITS)
+        places = np.argsort(-scores, kind="stable")
+        return list(zip(places.tolist(), scores[places].tolist(), strict=True))
+
+
+@lru_cache(
+    maxsize=8
+)  # a profile is asked for hundreds of times, and an index takes as long as some hundred answers
+def _index(documents: tuple[str, ...]) -> _Index:
+    return _Index(documents)
