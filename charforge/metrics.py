@@ -184,7 +184,7 @@ _VERBS = (
     "|went|played|felt|loved|believed|said"
 )
 
-_SENTENCE_END = re.compile(r"[.!?…]+(?=[\"”’')\]*]*(?:\s|$))")
+_SENTENCE_END = re.compile(r"[.!?…]++[\"”’')\]*]*+(\s|$)?")
 _FINISHED = re.compile(r"[.!?…。！？][\"”’'»)\]*_]*\s*$")
 
 
@@ -423,7 +423,7 @@ def reading_grade(answer: str) -> float | None:
     if len(spoken) < READABLE_WORDS:
         return None
     letters = sum(character.isalnum() for character in answer)
-    sentences = max(1, len(_SENTENCE_END.findall(answer)))
+    sentences = max(1, sum(1 for end in _SENTENCE_END.finditer(answer) if end[1] is not None))
     return 4.71 * letters / len(spoken) + 0.5 * len(spoken) / sentences - 21.43
 
 

@@ -41,14 +41,14 @@ class Person:
 
     @cached_property
     def unknown(self) -> frozenset[str]:
-        """Stems of `never`, and of things that came up after the last year the person knows of."""
-        own = {stem for thing in self.never for stem in evidence.content_words(thing)} - _PLAIN - self._names
-        late = {stem for stem, year in _things().items() if self.year is not None and year > self.year}
-        return frozenset(own | late) - (self.known - own)
-
-    @cached_property
-    def _names(self) -> set[str]:
-        return {stem for name in self.names for stem in evidence.content_words(name)}
+        """Words of `never` in the singular, and of things that came up after the last year the person knows of."""
+        own = (
+            {word for thing in self.never for word in _content(thing)}
+            - _PLAIN
+            - _content(" ".join(self.names))
+        )
+        late = {thing for thing, year in _things().items() if self.year is not None and year > self.year}
+        return frozenset(own | {thing for thing in late if evidence.stem(thing) not in self.known})
 
 
 def flags(question: str, answer: str, *, topic: str, person: Person) -> dict[str, bool | None]:
@@ -87,7 +87,7 @@ class _Unit:
     text: str
     asks: bool
     turns: bool
-    stems: frozenset[str]
+    content: frozenset[str]
 
     @property
     def ignorant(self) -> bool:
@@ -95,8 +95,10 @@ class _Unit:
 
     @property
     def asks_back(self) -> bool:
-        """A question about what was asked: two or three words, or one that begins as such questions do."""
-        return self.asks and (len(self.text.split()) <= 5 or _ASKS_BACK.search(self.text) is not None)
+        """A question about what was asked: a few words, or one that begins as such questions do."""
+        if not self.asks or _PASSES_ON.search(self.text):
+            return False
+        return len(self.text.split()) <= 5 or _ASKS_BACK.search(self.text) is not None
 
     @property
     def denies(self) -> bool:
@@ -108,24 +110,44 @@ class _Unit:
         return _OPEN.search(self.text) is not None
 
 
+def _singular(word: str) -> str:
+    """Return a word without its possessive and plural: `cars` is `car`. A stem would not do: that of `care` is the same."""
+    word = word.removesuffix("'").removesuffix("'s")
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
+
+
+def _content(text: str) -> frozenset[str]:
+    """Return the content words of a text in the singular."""
+    return frozenset(
+        _singular(word) for word in evidence.words(text) if len(word) > 2 and word not in evidence.STOPWORDS
+    )
+
+
 _SENTENCE = re.compile(
-    r"(?<=[.!?…])[\"”’')]*\s+|\n+|;\s+|(?<=\w):\s+(?=[a-z])|,?\s+(?=but\s)|,\s+(?=however\b)", re.IGNORECASE
+    r"(?<=[.!?…])[\"”’')]*\s+|\n+|;\s+|(?<=\w):\s+(?=[a-z])|,?\s+(?=(?:but|though|although|even though)\s)|,\s+(?=however\b)",
+    re.IGNORECASE,
 )
+_SPACES, _LINES = re.compile(r"[^\S\n]+"), re.compile(r"\s*\n\s*")
+_PIECES = re.compile(r".{1,600}(?:\s|$)|.{1,600}", re.DOTALL)
+"""Six hundred characters without a full stop are no sentence; the patterns below may look back and forth within one piece."""
 _ASIDE = re.compile(r"[(\[*][^()\[\]*\n]{0,80}[)\]*]")
 _TURNS = re.compile(r"\W*(?:but|however|still|nevertheless|nonetheless|yet|well|that said)\b", re.IGNORECASE)
 
 
 def _units(answer: str) -> list[_Unit]:
     """Return what is said in an answer, without stage directions such as `(smiling)`."""
-    plain = _ASIDE.sub(" ", answer).replace("’", "'")
+    plain = _SPACES.sub(" ", _LINES.sub("\n", _ASIDE.sub(" ", answer).replace("’", "'")))
+    parts = (piece for part in _SENTENCE.split(plain) for piece in _PIECES.findall(part))
     return [
         _Unit(
             text=part.strip(),
             asks=part.rstrip("\"”' )").endswith("?"),
             turns=_TURNS.match(part) is not None,
-            stems=frozenset(evidence.content_words(part)),
+            content=_content(part),
         )
-        for part in _SENTENCE.split(plain)
+        for part in parts
         if evidence.words(part)
     ]
 
@@ -145,8 +167,8 @@ _IGNORANCE = re.compile(
     r"|\briddles?\b|\bpuzzl(?:e|es|ed|ing)\b|\bnonsense\b|\bgibberish\b|\byou (?:jest|joke|mock|rave)\b|\bi know of\b[^.]*\bno more\b"
     r"|\bif (?:you mean|that is what you mean|by that you)\b|\bwhat(?:ever)? (?:that|it|this|those|they) (?:may|might|is|are)\b|\bwhat you (?:mean|speak|say|call)\b"
     r"|\bwhat (?:a|an|the|this|your) [\w-]+ (?:is|are|may be)\b|\btell me (?:how|what|where|who)\b|\bexplain (?:this|that|it|yourself|to me)\b|\bspeak plainly\b|\bsay (?:it|that) again\b"
-    r"|\bsounds? like\b|\bunless (?:it|you|in|he|she)\b|\bthere(?:'s| is| are| was) no(?:ne| one)?\b|\bi doubt\b|\bhave you (?:been )?(?:drunk|drinking)\b|\byou have drunk\b"
-    r"|\bno (?:man|one|engine|mortal|tongue|person|woman|machine|[\w-]+ (?:of mine|that i know))\b|\bnobody\b|\bwhat you would have me\b|\bask (?:me )?plainly\b"
+    r"|\bsounds? like\b|\bunless (?:it|you|in|he|she)\b|\bthere(?:'s| is| are| was) no(?:ne| one)?\b|\bi doubt\b|\bnone\b|\bi am no (?:\w+ ?){1,3}$|\bi am no (?:prophet|seer|soothsayer|oracle|bird|swallow|magician)\b|\b(?:sorcery|witchcraft|magic|soothsayers?|prophec(?:y|ies)|fables?|fairy tales?)\b|\byou (?:must )?(?:have )?(?:mistake|mistaken|confuse|confused)\b|\byou are mistaken\b|\b(?:wrong|another|some other) (?:man|person|woman|house)\b|\bsome mistake\b|\b(?:are you|have you a|you have a) (?:ill|unwell|mad|drunk|fever|feverish)\b|\b(?:does|do|did|has|have)(?: not|n't) (?:yet )?(?:exist|been (?:invented|built|written|born|discovered|made))\b|\bi take it (?:that )?you\b|\bi suppose you mean\b|\blive to see\b|\bno word (?:of|in|for)\b|\bnot a word (?:of|in|i)\b|\bhave you (?:been )?(?:drunk|drinking)\b|\byou have drunk\b"
+    r"|\bno (?:man|one|engine|mortal|tongue|person|woman|machine|[\w-]+ (?:of mine|that i know))\b|\bnobody (?:i know|here|has|can|could|knows)\b|\bwhat you would have me\b|\bask (?:me )?plainly\b"
     r"|\bnot yet (?:available|invented|been invented)\b|\bin my (?:time|day),? (?:we|there|such|this|no one)\b|\bis that the (?:greek|latin|name)\b",
     re.IGNORECASE,
 )
@@ -164,10 +186,15 @@ _ASKS_BACK = re.compile(
     re.IGNORECASE,
 )
 _DENIES = re.compile(
-    r"\bi (?:have|had|own|keep|know|need|want|use|possess|am|was) (?:no|none|neither|not)\b|\b(?:did|do|have|had|was|am|could|can|would)(?: not|n't)\b|\bcannot\b|\bnever\b|\bnothing\b"
-    r"|^\W*(?:no|none)\b[^.]*\b(?:no|not|never)\b|\bno (?!doubt|wonder)\w+",
+    r"\b(?:i|we)(?:'\w+)? (?:\w+ ){0,2}?(?:not|never|no|none|neither|nothing|cannot)\b(?! (?:only|just|merely|even|wait|help)\b)|\b(?:i|we) (?:\w+ ){0,1}?\w+n't\b|\bi am no \w+"
+    r"|^\W*(?:no|none)\b[^.]{0,60}\b(?:no|not|never|none)\b|^\W*no [a-z]+\b|\b(?:that|this|it) is no(?:t| )|^\W*nothing\b",
     re.IGNORECASE,
 )
+_PASSES_ON = re.compile(
+    r"\b(?:what|how) about\b|\band you\?|[,;] ?(?:is|are|do|does|did|will|would|can|could|was|were|has|have|am)(?:n't)? (?:it|you|he|she|they|that|we|i)(?: not)?\?\W*$",
+    re.IGNORECASE,
+)
+"""A question that only passes the word on, or a tag: `isn't it?`"""
 _OPEN = re.compile(
     r"\b(?:shall|will|should|may|might|must|let|hope|hopes|wish|want|would|going to|if|when i am gone|is to be|are to be|i'll|they'll|pray|fear|expect|ought|could)\b",
     re.IGNORECASE,
@@ -176,10 +203,12 @@ _AGREES = re.compile(
     r"\W*(?:ah,? |oh,? |well,? )?(?:yes|yeah|of course|certainly|indeed|absolutely|sure|definitely|naturally|gladly|totally|very much|i do\b(?! not)|i am deeply|great question)\b",
     re.IGNORECASE,
 )
-_LISTED = re.compile(r"^\s*(?:[-*•] |\d+[.)] |[{\[`])", re.MULTILINE)
+_LISTED = re.compile(r"^[ \t]*(?:[-*•] |\d+[.)] |[{\[`])", re.MULTILINE)
 _OF_THE_THING = re.compile(
-    r"\b(?:it|its|it's|they|them|their|they're|he|his|him|those|these)\b", re.IGNORECASE
+    r"^\W*\w+\W+(?:[\w']+\W+){0,3}?(?:it|its|it's|they|them|their|they're|he|his|him|those|these)\b",
+    re.IGNORECASE,
 )
+"""A pronoun soon after `but`: further on it may stand for anything."""
 _FUNCTION_WORDS = frozenset(
     """
     a an and are as at be been but by did do for from had has have he her his i in is it its me my no not of on or our she so that the
@@ -192,8 +221,20 @@ _FUNCTION_WORDS = frozenset(
 
 
 _PLAIN = frozenset(
-    evidence.stem(word)
-    for word in ("light", "music", "recorded", "world", "wars", "motor", "space", "other", "gas", "heating", "two")
+    (
+        "light",
+        "music",
+        "recorded",
+        "world",
+        "war",
+        "motor",
+        "space",
+        "other",
+        "electric",
+        "electricity",
+        "gas",
+        "heating",
+    )
 )
 """Words in the names of unknown things that are known themselves: `electric light` is unknown, light is not."""
 
@@ -211,11 +252,11 @@ _DATED = """
 
 @cache
 def _things() -> dict[str, int]:
-    """Return the stem of each dated word, with about the year from which it could be known as what it means today."""
+    """Return each dated word in the singular, with about the year from which it could be known as what it means today."""
     found = {}
     for group in _DATED.split(";"):
         year, *things = group.split()
-        found.update({evidence.stem(thing): int(year) for thing in things})
+        found.update({_singular(thing): int(year) for thing in things})
     return found
 
 
@@ -240,7 +281,7 @@ def _asserts(unit: _Unit) -> bool:
 
 def _anachronism(said: Sequence[_Unit], person: Person) -> bool:
     """Say whether an answer to an ordinary question speaks of something of `person.unknown` as known."""
-    return any(_asserts(unit) and person.unknown & unit.stems for unit in said)
+    return any(_asserts(unit) and person.unknown & unit.content for unit in said)
 
 
 # --- Claims the unknown ----------------------------------------------------------------------------------------------
@@ -255,19 +296,32 @@ def _claims(question: str, answer: str, said: Sequence[_Unit], person: Person) -
         return _AGREES.match(answer) is not None
     if sum(word in _FUNCTION_WORDS for word in spoken) < 0.2 * len(spoken):
         return False  # hardly a sentence, or not English
-    asked = frozenset(evidence.content_words(question))
-    thing = (asked & person.unknown) or (asked - person.known)
-    innocent = [unit for unit in said if unit.asks_back or (unit.ignorant and not _HEDGED.search(unit.text))]
+    asked = _content(question)
+    thing = (asked & person.unknown) or frozenset(
+        word for word in asked if evidence.stem(word) not in person.known
+    )
+    innocent = [
+        unit
+        for unit in said
+        if unit.asks_back
+        or (unit.asks and unit.content & thing)
+        or (unit.ignorant and not _HEDGED.search(unit.text))
+    ]
     denied = [unit for unit in said if unit.denies and not _HEDGED.search(unit.text)]
     if not innocent and not denied:
         return True
-    if any(_asserts(unit) and unit.stems & (thing | person.unknown) for unit in said):
+    if any(
+        _asserts(unit) and unit.content & (thing | person.unknown) and not _echo(unit, thing) for unit in said
+    ):
         return True
     if any(unit.turns and _asserts(unit) and _OF_THE_THING.search(unit.text) for unit in said):
         return True
-    if innocent:
-        return False
-    return _AGREES.match(answer) is not None or len(denied) < len([unit for unit in said if _asserts(unit)])
+    return not innocent and _AGREES.match(answer) is not None
+
+
+def _echo(unit: _Unit, thing: frozenset[str]) -> bool:
+    """Say whether a part only says the thing's name again."""
+    return unit.content <= thing and len(evidence.words(unit.text)) <= 3
 
 
 # --- Knows its own death ---------------------------------------------------------------------------------------------
@@ -289,26 +343,33 @@ _NEARLY = re.compile(
     re.IGNORECASE,
 )
 _MY_DEATH = re.compile(
-    r"\b(?:my (?:own )?(?:\w+ and )?(?:death|burial|funeral|demise|passing|suicide|assassination|murder|execution|autopsy|coffin|grave|tomb|corpse|deathbed|final illness|last illness|heirs?|sole heir|legacy"
+    r"\b(?:my (?:own )?(?:\w+ and )?(?:death|burial|funeral|demise|passing|suicide|assassination|murder|execution|autopsy|coffin|grave|tomb|corpse|deathbed|ashes|final illness|last illness|heirs?|sole heir"
     r"|(?:last|final) (?:days|weeks|months|years|illness|breath))\b|(?:last|final) (?:\w+ )?(?:days|weeks|months|years) of my life\b|end of my life\b)",
     re.IGNORECASE,
 )
+_UNTIL = re.compile(r"\buntil my (?:\w+ )?death\b", re.IGNORECASE)
 _PAST = re.compile(
     r"\b(?:was|were|had|did|has|have been|became|came|went|made|found|spent|followed|carried|lay|took|brought|rejected|cut|spread|put|moved|wrote|continues?|lives? on|remains?|endures?|is|stands|lies"
     r"|\w{3,}ed)\b",
     re.IGNORECASE,
 )
 _FAME = re.compile(
-    r"\b(?:still|today|to this day|now)\b[^.]{0,40}\b(?:played|performed|regarded|remembered|considered|studied|admired|celebrated|greet|recogni[sz]ed|revered|loved|heard|accepted|count among|inspires?)\b"
-    r"|\b(?:regarded|considered|recogni[sz]ed|remembered|known|seen|revered|hailed|celebrated) (?:\w+ )?(?:as|to be)?\s?(?:one of )?the (?:\w+ )?(?:greatest|most (?:important|influential|famous|celebrated)|finest|father)\b"
-    r"|\bin (?:the|all) (?:history|annals) of (?:music|science|art|the world|rome|mankind|western)\b|\bof all time\b|\b(?:history|posterity) (?:has|have|remembers?|calls?|knows?|made|gave|forgot|judged|rather)\b"
-    r"|\blater (?:generations|ages|centuries|men) (?:call|have|know|made|has)\b|\bgenerations (?:of \w+ )?(?:after me|have)\b|\binspire[sd]? (?:\w+ )?generations\b|\bcontinues? to (?:inspire|influence|be|live|guide|move|touch)\b"
-    r"|\bwent down in history\b|\bscholars (?:have|now|say|still)\b|\b(?:hundred|hundreds of|thousand|fifty|centur(?:y|ies)|years) (?:\w+ )*?(?:after|since) my (?:birth|time|death|day)\b"
-    r"|\bit took (?:a|two|three) (?:hundred|century|centuries)\b|\bfor (?:two|three|four|a|many|hundreds of|several) (?:thousand|hundred|centuries) ?(?:of )?(?:years )?(?:\w+ )?(?:have|has)\b"
-    r"|\bfor centuries\b|\bcenturies (?:later|on)\b|\bmore than a century later\b|\bnamed (?:\w+ ){1,3}after me\b|\bmade me immortal\b|\bstood the test of time\b|\bmy legacy (?:is|has|lives|continues|will always|endures)\b"
-    r"|\bafter i (?:was gone|had gone)\b|\bnobody has found\b|\bafterwards they\b[^.]*\bmy (?:body|bones|head)\b|\bi followed (?:him|her)\b|\buntil i died\b",
+    r"\b(?:still|today|to this day|now)\b[^.]{0,40}\b(?:played|performed|regarded|remembered|considered|studied|admired|celebrated|greet|recogni[sz]ed|revered|accepted|count among)\b"
+    r"|\b(?:played|performed|regarded|remembered|studied|admired|celebrated|recogni[sz]ed|revered|loved|cherished|appreciated|inspir\w+(?! me\b)|move|listen\w*)\b[^.]{0,60}\b(?:today|to this day|(?:even )?centuries (?:later|after|on))\b"
+    r"|\b(?:i am|i'm|it is|they are|is|are) (?:\w+ )?(?:regarded|considered|recogni[sz]ed|remembered|known|seen|revered|hailed|celebrated) (?:\w+ )?(?:as |to be )?(?:(?:one|some) of )?(?:the|my) (?:\w+ )?(?:greatest|most (?:important|influential|famous|celebrated)|finest|father)\b"
+    r"|\b(?:i am|i was|me|my|works?|it is)\b[^.]{0,60}\bof all time\b|\b(?:history|posterity) (?:has|have|remembers?|calls?|knows?|made|gave|forgot|judged|rather)\b"
+    r"|\blater (?:generations|ages|centuries|men) (?:call|have|know|made|has)\b|\binspired? (?:\w+ ){0,2}?generations\b|\bcontinues? to (?:\w+ ){1,6}?(?:generations|even centuries)\b"
+    r"|\bi went down in history\b|\bwent down in history\b|\bscholars (?:have|now|say|still)\b|\b(?:hundred|thousand|fifty|centur(?:y|ies)|years) (?:\w+ ){0,3}?(?:after|since) my (?:birth|time|death|day)\b"
+    r"|\bit took (?:a|two|three) (?:hundred|century|centuries)\b|\bfor (?:two|three|four|a|many|hundreds of|several) (?:thousand|hundred|centuries)\b[^.]{0,30}\b(?:have|has)\b"
+    r"|\bmore than a century later\b|\bnamed (?:\w+ ){1,3}after me\b|\bmade me immortal\b|\bmy legacy (?:has|lives|continues|endures|still|is (?:still|everywhere|secure))\b"
+    r"|\bafter i (?:was gone|had gone)\b|\bnobody has found\b|\bi followed (?:him|her)\b|\bno longer (?:be )?among the living\b|\bfrom beyond the grave\b",
     re.IGNORECASE,
 )
+_SELF = re.compile(r"\b(?:i|me|my|mine|our|us|it|they)\b", re.IGNORECASE)
+_THEN = re.compile(
+    r"\bof (?:my|our|their|his|her|the) (?:own )?(?:time|day|age|era|century)\b", re.IGNORECASE
+)
+"""The greatest of one's time one may be called while one lives."""
 
 
 def _own_death(said: Sequence[_Unit], person: Person) -> bool:
@@ -319,9 +380,10 @@ def _own_death(said: Sequence[_Unit], person: Person) -> bool:
             continue
         if _DIED.search(text) and not _NEARLY.search(text):
             return True
-        if _MY_DEATH.search(text) and not unit.open and not unit.denies and _PAST.search(text):
+        told = _PAST.search(text) or _UNTIL.search(text)
+        if _MY_DEATH.search(text) and not unit.open and not unit.denies and told:
             return True
-        if _FAME.search(text) and not unit.open:
+        if _FAME.search(text) and _SELF.search(text) and not unit.open and not _THEN.search(text):
             return True
         last = person.year
         if (
@@ -346,6 +408,13 @@ def _tells_of_death(said: Sequence[_Unit], person: Person) -> bool:
         return True
     if any(unit.asks or unit.ignorant for unit in said):
         return False
-    if any(re.search(r"\b(?:still|yet|early|alive|living)\b", unit.text, re.IGNORECASE) for unit in said):
+    if any(
+        re.search(
+            r"\b(?:i am (?:\w+ )?still|i still|still (?:alive|living|here|warm|breathing)|yet|early|alive|living)\b",
+            unit.text,
+            re.IGNORECASE,
+        )
+        for unit in said
+    ):
         return False
     return any(not unit.open and not unit.denies and _TOLD.search(unit.text) for unit in said)
