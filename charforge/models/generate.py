@@ -194,11 +194,24 @@ class Generator:
         with torch.inference_mode():
             finished = self._admit()
             if self.rows:
-                finished += self._write(*self._decode())
+                alive, logits = self._decode()
+                finished += self._write(alive, logits)
+                self._keep_ended(alive)
             # Closing ranks copies the cache, so it waits until an eighth of the batch is done.
             if sum(row.done for row in self.rows) * 8 >= len(self.rows) > 0:
                 self._reorder([(i, row) for i, row in enumerate(self.rows) if not row.done])
         return finished
+
+    def _keep_ended(self, rows: Sequence[Row]) -> None:
+        """Keep what the rows that just ended have written as well: the next turn of a conversation goes on from there."""
+        for row in rows:
+            if row.done:
+                place = self.rows.index(row)
+                count = row.own + len(row.out) - 1  # the last token was never put in
+                layers = [
+                    layer[:, place, :, :count].to(self.model.dtype, copy=True) for layer in self._own.layers
+                ]
+                self._kept.add((*row.ids, *row.out[:-1]), row.shared, layers)
 
     def _end_tokens(self) -> set[int]:
         ends = {self.tokenizer.eos_token_id}

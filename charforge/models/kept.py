@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-_KEPT_BYTES = 1 << 28
-"""Keys and values of prompts kept for the prompts that go on from them: 11,000 tokens of the 135M model, 20 long conversations."""
+_KEPT_BYTES = 1 << 29
+"""Keys and values of prompts and their replies, kept for the prompts that go on from them: 23,000 tokens of the 135M model, which is
+40 conversations of five turns."""
 _KEPT_TOKENS = 64
 """Prompt tokens that a kept prompt must save. In bfloat16 what is computed in two parts may differ in its last bits, so not for little."""
 

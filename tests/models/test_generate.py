@@ -103,6 +103,12 @@ def test_the_next_turn_of_a_conversation_computes_what_is_new(tiny, reference, m
         computed.clear()
         assert texts(generator, [ask(said)]) == [reference(said, 12, generator._banned)]
         assert computed[0] == before if not more else computed[0] < 20
+    (reply,) = texts(generator, [ask(said)])
+    computed.clear()
+    assert texts(generator, [ask(said + reply + " Why?")]) == [
+        reference(said + reply + " Why?", 12, generator._banned)
+    ]
+    assert len(generator.encode(ask(said))) + 11 in {len(kept) for kept in generator._kept.entries}
     computed.clear()
     assert texts(generator, [ask(said, seed=1)]) == [reference(said, 12, generator._banned)]
     assert computed[0] == 1
