@@ -224,7 +224,7 @@ def llama_cpp(server: Any, asked: Sequence[Any], slots: int) -> Measured:
                 "temperature": SAMPLING["temperature"],
                 "top_p": SAMPLING["top_p"],
                 "repeat_penalty": SAMPLING["repetition_penalty"],
-                "repeat_last_n": -1,
+                "repeat_last_n": 1024,  # all of it
                 "top_k": 0,
                 "min_p": 0,
             }
@@ -276,7 +276,6 @@ def single(options: argparse.Namespace) -> None:
             runs["FastChat's loop"] = lambda _: fastchat_generate(model, tokenizer, texts[:6])
         if importlib.util.find_spec("xllamacpp"):
             server = llama_server(8)
-            llama_cpp(server, texts[:2], 8)
             runs["llama.cpp (xllamacpp), 8 slots"] = lambda _: llama_cpp(server, texts, 8)
     best: dict[str, Measured] = {}
     for round_ in range(options.rounds):
