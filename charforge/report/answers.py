@@ -25,6 +25,8 @@ CHOSEN_TRAPS = 3
 EXTREMES = 3
 """The lowest and the highest grades of each dimension that are linked to."""
 
+_MARKED = {"empty", "cut_off", "wrong_speaker", "special_tokens"}
+"""Metrics that count marks of the interviews, which stand at the answer already."""
 _REASONS = 1_000_000
 """Characters of judges' reasons on a page, shared out evenly: a panel that repeats itself must not make it unreadable."""
 
@@ -42,7 +44,7 @@ class Said:
             self._scores[str(one["answer"])].append(one)
         self._flags: dict[str, set[str]] = defaultdict(set)
         for one in measures:
-            bad = {name for name, flag in one["flags"].items() if flag and _bad(name)}
+            bad = {name for name, flag in one["flags"].items() if flag and _bad(name) and name not in _MARKED}
             if bad:
                 self._flags[str(one["record"])] |= bad
         self._pairs: dict[tuple[str, str], list[Record]] = defaultdict(list)

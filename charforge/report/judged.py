@@ -24,6 +24,9 @@ ANCHORS = {
     "wrong-character": "another character",
     "assistant": "a generic assistant",
     "anachronism": "knows what came later",
+    "contradiction": "contradicts itself",
+    "twisted": "facts and convictions turned around",
+    "flat": "right, but without temper",
     "empty": "says nothing",
     "instruction": "instructs the judge",
 }
@@ -186,7 +189,7 @@ def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
                     one.css,
                     one.marker,
                     f"{text} ({span})" if span else text,
-                    decided=cell["decided"],
+                    decided=bool(cell["decided"] and statistics.get("usable")),
                 )
             )
         rows.append(charts.Row(dimension, tuple(dots)))
