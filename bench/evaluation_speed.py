@@ -290,6 +290,7 @@ def single(options: argparse.Namespace) -> None:
                     raise
                 failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
+            print(f"{name}: {measured[0] / measured[1]:.0f} tokens/s", file=sys.stderr, flush=True)
             if name not in best or measured[0] / measured[1] > best[name][0] / best[name][1]:
                 best[name] = measured
     loop.run_until_complete(build.lane.close())
