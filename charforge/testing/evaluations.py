@@ -106,7 +106,7 @@ def evaluation(
         }
         for n in range(dialogues)
     ]
-    talks = [
+    talks: list[dict[str, Any]] = [
         {
             "id": f"dialogue/{n}{plant}",
             "kind": "generated",
