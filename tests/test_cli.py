@@ -50,8 +50,10 @@ def test_help_names_every_command_with_what_it_does(run):
         ("explain", "say why stages are stale, or why they last ran"),
         ("show", "print a stage's records, readable"),
         ("stats", "count scenes, words and turns, as the paper's table does"),
+        ("compare", "print evaluations side by side, with intervals"),
         ("export", "write what was built as a folder for other programs"),
         ("record", "take recorded replies elsewhere, and bring them in"),
+        ("import", "bring in what others made"),
         ("schema", "print the JSON Schema of a spec, for editors"),
         ("gc", "remove what no spec and no lock file reaches any more"),
     ]
@@ -88,7 +90,7 @@ def test_without_a_command_help_goes_to_stderr_and_the_status_says_usage(run):
             ["wash"],
             (
                 "error: no command is called 'wash'\n"
-                "hint: commands are new, check, build, join, plan, status, explain, show, stats, export, record, schema, gc\n"
+                "hint: commands are new, check, build, join, plan, status, explain, show, stats, compare, export, record, import, schema, gc\n"
             ),
         ),
         (["build"], "error: the following arguments are required: SPEC\nhint: charforge build --help\n"),
