@@ -402,7 +402,7 @@ def add_scores(into: Assembly) -> None:
                     "model": model,
                     "weights": weights_digest(model),
                     "temperature": judge.temperature,
-                    "max_tokens": judge.max_tokens,
+                    "max_tokens": judge.max_tokens or scores.room_for(model),
                 }
                 for model in models
             ],

@@ -409,7 +409,7 @@ class _Asked:
         if self.name in GENERATING:
             return spec.generator.max_tokens
         if self.name == "scores":
-            return spec.judge.max_tokens
+            return spec.judge.max_tokens or scores.room_for(model)
         if self.name == "questions":
             return spec.interview.generate.max_tokens
         answers = model in {each for each, _ in self._contestants()}

@@ -222,13 +222,16 @@ class Interview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """`limit` is None for all answers, and may be 0, as `pairwise` for questions. `panel` is more judges beside `model`."""
+    """`limit` is None for all answers, and may be 0, as `pairwise` for questions. `panel` is more judges beside `model`.
+
+    `max_tokens` is None for what each judge needs.
+    """
 
     model: str
     panel: tuple[str, ...]
     dimensions: tuple[str, ...]
     temperature: float
-    max_tokens: int
+    max_tokens: int | None
     repeats: int
     limit: int | None
     evidence: int

@@ -33,7 +33,7 @@ dialogues: {{attempts: 3}}
 protective: {{count: 2, attempts: 3}}
 train: {{epochs: 2}}
 interview: {{questions: questions/ada.yaml, interviewer: {{model: {MODEL}}}, limit_single: null, limit_multi: null}}
-judge: {{model: {MODEL}, limit: null}}
+judge: {{model: {MODEL}, limit: null, exam: true}}
 """
 
 PROFILE = """\

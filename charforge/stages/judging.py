@@ -37,6 +37,9 @@ BETTER = ("first", "second", "tie")
 MOST = 60_000
 """Characters of material. What is longer is unscored without a call: an imported answer can have any length."""
 
+SMALL_TOKENS, TOKENS = 48, 1024
+"""What a judge may write: a small one, whose form they bound, and any other, which reasons first."""
+
 REASON_CHARACTERS = 2
 """Characters of reasoning allowed per token of a constrained local judge, which does not end by itself."""
 
@@ -105,6 +108,11 @@ class Judged(NamedTuple):
     reply: str
     shown: Sequence[Mapping[str, Any]]
     call: str | None
+
+
+def room_for(model: str) -> int:
+    """Return the tokens that a judge needs: a small one's form is bounded by them, any other reasons first."""
+    return SMALL_TOKENS if model.startswith(_LOCAL) else TOKENS
 
 
 def template(name: str, model: str) -> str:

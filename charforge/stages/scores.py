@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from charforge.stages import exam as exams
 from charforge.stages import judging
 from charforge.stages import pairwise as comparing
-from charforge.stages.judging import DIMENSIONS, Judge, Room
+from charforge.stages.judging import DIMENSIONS, Judge, Room, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from charforge.llm.request import Ask
     from charforge.stages.judging import Person
 
-__all__ = ["DIMENSIONS", "VERSION", "Judge", "Plan", "Results", "plan", "sample", "score", "templates"]
+__all__ = [
+    "DIMENSIONS",
+    "VERSION",
+    "Judge",
+    "Plan",
+    "Results",
+    "plan",
+    "room_for",
+    "sample",
+    "score",
+    "templates",
+]
 
 VERSION = 2
 
