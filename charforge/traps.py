@@ -335,7 +335,7 @@ _OF_DEATH = re.compile(
 _DIED = re.compile(
     r"\bi (?:\w+ ){0,2}?(?:died|passed away|perished|drowned|breathed my last|lay dying|was (?:\w+ )?(?:buried|laid (?:in|to)|interred|killed|murdered|assassinated|executed|stabbed|slain|put to death))\b"
     r"|\bi(?: am|'m|'ve| have)(?: been)?(?: now| long| already)? (?:dead|deceased|buried|in my grave|a historical figure)\b|\bi'?(?:m| am)? just a historical figure\b"
-    r"|\bborn\b[^.]*\band died\b|\b(?:killed|poisoned|hanged|drowned) myself\b|\btook my own life\b|\basp bite me\b",
+    r"|\bborn\b[^.]*\band died\b|\b(?:killed|murdered|stabbed|assassinated|executed|burned|burnt|buried|beheaded|poisoned|crucified) me\b|\bi (?:drank|took) (?:the|that) (?:hemlock|poison)\b|\b(?:dead|deceased) (?:for|these) (?:[\w-]+ ){1,4}?(?:years|centuries)\b|\bin my final (?:hours?|moments?)\b|\b(?:killed|poisoned|hanged|drowned) myself\b|\btook my own life\b|\basp bite me\b",
     re.IGNORECASE,
 )
 _NEARLY = re.compile(
@@ -343,7 +343,7 @@ _NEARLY = re.compile(
     re.IGNORECASE,
 )
 _MY_DEATH = re.compile(
-    r"\b(?:my (?:own )?(?:\w+ and )?(?:death|burial|funeral|demise|passing|suicide|assassination|murder|execution|autopsy|coffin|grave|tomb|corpse|deathbed|ashes|final illness|last illness|heirs?|sole heir"
+    r"\b(?:my (?:\w+ )?(?:\w+ and )?(?:death|burial|funeral|demise|passing|suicide|assassination|murder|execution|autopsy|coffin|grave|tomb|corpse|deathbed|ashes|final illness|last illness|heirs?|sole heir"
     r"|(?:last|final) (?:days|weeks|months|years|illness|breath))\b|(?:last|final) (?:\w+ )?(?:days|weeks|months|years) of my life\b|end of my life\b)",
     re.IGNORECASE,
 )
@@ -354,6 +354,11 @@ _PAST = re.compile(
     re.IGNORECASE,
 )
 _FAME = re.compile(
+    r"\bcontinues? to (?:\w+ ){0,2}?(?:inspire|resonate|captivate|touch|move|influence|shape|guide|fascinate|speak|live|be (?:\w+ )?\w+ed)\b(?! me\b)|\bto this day\b|\bacross the ages\b"
+    r"|\b(?:even|many|two|several|past|\w+) centuries (?:later|after|on)\b|\bpast (?:two|three|\w+) centuries\b|\blasting (?:impact|influence|mark|legacy)\b"
+    r"|\b(?:influenced|inspired) (?:countless|generations|later|many later)\b|\blater (?:composers|writers|scientists|philosophers|thinkers|historians|poets|scholars|mathematicians|physicists|kings|emperors|theologians)\b"
+    r"|\b(?:biographers|historians|scholars) (?:\w+ )?(?:say|have|call|write|wrote|agree|think|debate|dispute|believe)\b|\bin my honou?r\b|\b(?:bears?|carry|carries|carried|given|gave|took) (?:\w+ ){0,3}?my name\b|\b(?:named|called) (?:\w+ ){0,4}?(?:after|for) me\b"
+    r"|\b(?:people|they|men|schoolchildren|students|pupils) (?:still|now) (?:\w+)\b[^.]{0,40}\b(?:my|me)\b|\bstill (?:bears?|carr(?:y|ies)|use[sd]?|read|teach|taught|enjoy|enjoyed|quoted?|sung|visit)\b[^.]{0,60}\b(?:today|my|me)\b"
     r"\b(?:still|today|to this day|now)\b[^.]{0,40}\b(?:played|performed|regarded|remembered|considered|studied|admired|celebrated|greet|recogni[sz]ed|revered|accepted|count among)\b"
     r"|\b(?:played|performed|regarded|remembered|studied|admired|celebrated|recogni[sz]ed|revered|loved|cherished|appreciated|inspir\w+(?! me\b)|move|listen\w*)\b[^.]{0,60}\b(?:today|to this day|(?:even )?centuries (?:later|after|on))\b"
     r"|\b(?:i am|i'm|it is|they are|is|are) (?:\w+ )?(?:regarded|considered|recogni[sz]ed|remembered|known|seen|revered|hailed|celebrated) (?:\w+ )?(?:as |to be )?(?:(?:one|some) of )?(?:the|my) (?:\w+ )?(?:greatest|most (?:important|influential|famous|celebrated)|finest|father)\b"

@@ -83,7 +83,6 @@ def test_what_is_dated_counts_for_those_who_died_before():
         ("I was born by the sea and died there.", True),
         ("They opened the house after my death.", True),
         ("My grave is on the head.", True),
-        ("The rock was named after me.", False),
         ("After I died they named the rock after me.", True),
         ("My log is still read and admired today.", True),
         ("I am considered one of the greatest keepers in the land.", True),
