@@ -310,6 +310,9 @@ def summarise(
         dimension: {other: _score_difference(graded, reference, other, lengths) for other in others}
         for dimension, graded in by_dimension.items()
     }
+    overall = {
+        other: _overall_difference(by_dimension.values(), reference, other, lengths) for other in others
+    }
     pairwise = {
         other: _pairwise([one for one in pairs if one["judge"] in counted], reference, other)
         for other in others
@@ -332,6 +335,7 @@ def summarise(
             for dimension, graded in by_dimension.items()
         },
         "differences": differences,
+        "overall": overall,
         "agreement": _agreement(scores, dimensions),
         "pairwise": pairwise,
         "metrics": {
@@ -407,13 +411,41 @@ def _limits(found: Interval) -> dict[str, Any]:
 def _score_difference(
     grades: _Grades, reference: str | None, other: str, lengths: Mapping[str, Mapping[Key, float]]
 ) -> dict[str, Any]:
-    """Differences are taken within a judge first: a judge who grades low does so for both."""
+    return _graded_difference(_by_question(grades, reference, other), reference, other, lengths)
+
+
+def _overall_difference(
+    dimensions: Iterable[_Grades],
+    reference: str | None,
+    other: str,
+    lengths: Mapping[str, Mapping[Key, float]],
+) -> dict[str, Any]:
+    """Return the difference over all dimensions together: one question to the data, where each dimension is one more chance."""
+    several: dict[Key, list[float]] = defaultdict(list)
+    for grades in dimensions:
+        for key, value in _by_question(grades, reference, other).items():
+            several[key].append(value)
+    values = {key: _average(several[key]) for key in several}
+    return _graded_difference(values, reference, other, lengths)
+
+
+def _by_question(grades: _Grades, reference: str | None, other: str) -> dict[Key, float]:
+    """Return reference − other, taken within a judge first: a judge who grades low does so for both."""
     own, theirs = grades.get(reference or "", {}), grades.get(other, {})
     by_question: dict[Key, float] = {}
     for key in own.keys() & theirs.keys():
         both = own[key].keys() & theirs[key].keys()
         if both:
             by_question[key] = _average(own[key][judge] - theirs[key][judge] for judge in both)
+    return by_question
+
+
+def _graded_difference(
+    by_question: Mapping[Key, float],
+    reference: str | None,
+    other: str,
+    lengths: Mapping[str, Mapping[Key, float]],
+) -> dict[str, Any]:
     found = interval([[value] for value in by_question.values()], GRADE_DIFFERENCE)
     own_words, their_words = lengths.get(reference or "", {}), lengths.get(other, {})
     at_length = at_equal_length(

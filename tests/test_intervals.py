@@ -426,3 +426,15 @@ def test_nothing_at_all_is_none_everywhere():
 def test_the_resampling_is_the_one_that_numpy_promises_to_keep():
     assert int(np.random.PCG64(intervals.SEED).random_raw()) == 1405485988775917517
     assert set(intervals.draws(60).sum(axis=1)) == {60.0}
+
+
+def test_all_dimensions_together_are_one_difference_a_question():
+    given = {"values": [("a", 6, 3), ("b", 4, 4)], "personality": [("a", 5, 4)]}
+    scores = [
+        grade(name, question, score, dimension=dimension)
+        for dimension, rows in given.items()
+        for question, *both in rows
+        for name, score in zip(("trained", "base"), both, strict=True)
+    ]
+    found = summary(scores=scores, dimensions=list(given))["overall"]["base"]
+    assert (found["mean"], found["pairs"], found["clusters"]) == (1.0, 2, 2)

@@ -1,11 +1,14 @@
 """The plain answer at the top: is the reference better than the others, and can that be told at all?
 
-A difference counts where its interval leaves out zero and, if it could be computed, the interval at equal length does too: judges like
-long answers. Scores of judges who failed their exam, or took none, count for nothing.
+One difference decides: of the grades over all dimensions or, where none were given, of the pairs. Six looks at the data would find
+something by chance one time in four. It counts where its interval leaves out zero and, if it could be computed, the interval at
+equal length does too: judges like long answers. What single dimensions say is told besides, and where it goes against the whole, the
+answer is "partly". Scores of judges who failed their exam, or took none, count for nothing.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +26,23 @@ NAMED = 4
 """Metrics named in a sentence; the table has all."""
 
 
+BETTER, WORSE, BY_LENGTH, OPEN = "better", "worse", "by length", "open"
+
+
 @dataclass(slots=True)
 class Found:
-    """What the judges' scores say of the reference against one other: names of dimensions."""
+    """What judges say of the reference against one other: `whole` of all together, the rest of dimensions and of the pairs, by name."""
 
-    better: list[str] = field(default_factory=list)
-    worse: list[str] = field(default_factory=list)
-    by_length: list[str] = field(default_factory=list)
-    open: list[str] = field(default_factory=list)
+    whole: str = OPEN
+    by: str = ""
+    parts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def state(self) -> str:
         """`better`, `worse`, `mixed` or `open`."""
-        if self.better and self.worse:
-            return "mixed"
-        return "better" if self.better else "worse" if self.worse else "open"
+        if self.whole not in {BETTER, WORSE}:
+            return OPEN
+        return "mixed" if self.parts[WORSE if self.whole == BETTER else BETTER] else self.whole
 
 
 def verdict(everyone: Sequence[Person], statistics: Record, exam: Record, short_name: str) -> dict[str, Any]:
@@ -104,22 +109,24 @@ def _judged(other: str, statistics: Record) -> Found:
     found = Found()
     for dimension, row in in_order(statistics["differences"]):
         if row[other]["mean"] is not None:
-            _sort(found, dimension, row[other], 0.0)
-    pairs = statistics["pairwise"].get(other)
+            found.parts[_says(row[other], 0.0)].append(dimension)
+    whole, pairs = statistics["overall"].get(other), statistics["pairwise"].get(other)
     if pairs and pairs["rate"] is not None:
-        _sort(found, "the comparison side by side", {**pairs, "mean": pairs["rate"]}, 0.5)
+        compared = _says({**pairs, "mean": pairs["rate"]}, 0.5)
+        found.parts[compared].append("the comparison side by side")
+        found.whole, found.by = compared, "side by side"
+    if whole and whole["mean"] is not None:
+        found.whole, found.by = _says(whole, 0.0), "over all dimensions"
     return found
 
 
-def _sort(found: Found, name: str, one: Record, zero: float) -> None:
+def _says(one: Record, zero: float) -> str:
     if not one["decided"]:
-        found.open.append(name)
-        return
+        return OPEN
     up, length = one["mean"] > zero, one["length"]
     if length and length["low"] is not None and not (length["low"] > zero if up else length["high"] < zero):
-        found.by_length.append(name)
-    else:
-        (found.better if up else found.worse).append(name)
+        return BY_LENGTH
+    return BETTER if up else WORSE
 
 
 def _answer(who: str, others: Sequence[Person], found: Mapping[str, Found]) -> tuple[str, str]:
@@ -130,12 +137,12 @@ def _answer(who: str, others: Sequence[Person], found: Mapping[str, Found]) -> t
     everyone = len(others)
     name = who[0].upper() + who[1:]
     if len(groups["better"]) == everyone:
-        return "yes", f"Yes. {name} was judged better than {listed(groups['better'])}, and nowhere worse."
+        return "yes", f"Yes. {name} was judged better than {listed(groups['better'])}."
     if len(groups["worse"]) == everyone:
-        return "no", f"No. {name} was judged worse than {listed(groups['worse'])}, and nowhere better."
+        return "no", f"No. {name} was judged worse than {listed(groups['worse'])}."
     if len(groups["open"]) == everyone:
         return "unknown", (
-            f"It cannot be told. Between {who} and {listed(groups['open'])}, every interval of the judged differences "
+            f"It cannot be told. Between {who} and {listed(groups['open'])}, the interval of the judged difference "
             "covers zero or does so at equal length."
         )
     parts = [
@@ -147,14 +154,22 @@ def _answer(who: str, others: Sequence[Person], found: Mapping[str, Found]) -> t
     return "partly", f"Partly. {name} is {'; '.join(filter(None, parts))}."
 
 
+_WHOLE = {
+    BETTER: "better {}",
+    WORSE: "worse {}",
+    BY_LENGTH: "different {}, but not at equal length",
+    OPEN: "no difference to be told {}",
+}
+
+
 def _sentence(other: Person, found: Found) -> str:
-    parts = [
-        f"better in {listed(found.better)}" if found.better else "",
-        f"worse in {listed(found.worse)}" if found.worse else "",
-        f"different in {listed(found.by_length)}, but not at equal length" if found.by_length else "",
-        f"no difference to be told in {listed(found.open)}" if found.open else "",
+    if not found.by:
+        return f"Judged against {other.label}: nothing was scored."
+    one_by_one = [
+        f"{_WHOLE[said].format(f'in {listed(found.parts[said])}')}" for said in _WHOLE if found.parts[said]
     ]
-    return f"Judged against {other.label}: {'; '.join(filter(None, parts)) or 'nothing was scored'}."
+    whole = _WHOLE[found.whole].format(found.by)
+    return f"Judged against {other.label}: {whole}. One by one: {'; '.join(one_by_one)}."
 
 
 def _counted(other: Person, statistics: Record) -> list[str]:

@@ -31,8 +31,17 @@ def difference(mean, low, high, length=None):
 UP, DOWN, OPEN = difference(1.0, 0.5, 1.5), difference(-1.0, -1.5, -0.5), difference(0.1, -0.5, 0.7)
 
 
-def told(names=("trained", "base"), *, usable=True, passed=True, metrics=None, pairwise=None, **dimensions):
-    """`dimensions`: of each a difference, or one for every other contestant."""
+def told(
+    names=("trained", "base"),
+    *,
+    usable=True,
+    passed=True,
+    metrics=None,
+    pairwise=None,
+    overall=None,
+    **dimensions,
+):
+    """`dimensions`: of each a difference, or one for every other contestant; `overall`: that of the first unless given."""
     others = [name for name in names if name != "trained"]
     rows = {
         d: v if "base" in v or "openai/other" in v else dict.fromkeys(others, v)
@@ -43,33 +52,31 @@ def told(names=("trained", "base"), *, usable=True, passed=True, metrics=None, p
         "usable": usable,
         "scores": {d: {n: {"scored": 9} for n in names} for d in rows},
         "differences": rows,
+        "overall": dict.fromkeys(others, overall) if overall else next(iter(rows.values()), {}),
         "pairwise": pairwise or {},
         "metric_differences": metrics or {},
     }
     return verdict(everyone(*names), statistics, {"judges": {"judge": {}}}, "Anna")
 
 
-def test_better_where_something_is_decided_for_it_and_nothing_against():
+def test_better_where_the_whole_is_decided_for_it():
     found = told(values=UP, memorization=OPEN)
     assert found["state"] == "yes"
-    assert (
-        found["answer"]
-        == "Yes. The trained Anna was judged better than Base model, prompted, and nowhere worse."
-    )
+    assert found["answer"] == "Yes. The trained Anna was judged better than Base model, prompted."
     assert found["why"] == [
-        "Judged against Base model, prompted: better in values; no difference to be told in memorization."
+        "Judged against Base model, prompted: better over all dimensions. One by one: better in values; no difference to be told in memorization."
     ]
 
 
-def test_worse_where_something_is_decided_against_it():
+def test_worse_where_the_whole_is_decided_against_it():
     found = told(values=DOWN, memorization=OPEN)
     assert (found["state"], found["answer"]) == (
         "no",
-        "No. The trained Anna was judged worse than Base model, prompted, and nowhere better.",
+        "No. The trained Anna was judged worse than Base model, prompted.",
     )
 
 
-def test_both_is_partly():
+def test_a_dimension_against_the_whole_is_partly():
     found = told(values=DOWN, memorization=UP)
     assert found["state"] == "partly"
     assert (
@@ -90,15 +97,30 @@ def test_an_interval_over_zero_tells_nothing():
     found = told(values=OPEN)
     assert found["state"] == "unknown"
     assert found["answer"].startswith(
-        "It cannot be told. Between the trained Anna and Base model, prompted, every"
+        "It cannot be told. Between the trained Anna and Base model, prompted, the interval"
     )
+
+
+def test_a_dimension_that_is_decided_alone_decides_nothing():
+    found = told(values=UP, memorization=OPEN, overall=OPEN)
+    assert found["state"] == "unknown"
+    assert "One by one: better in values" in found["why"][0]
+
+
+def test_pairs_decide_only_where_nothing_was_graded():
+    won = {"base": {"rate": 0.8, "low": 0.6, "high": 0.9, "decided": True, "length": None}}
+    assert told(values=OPEN, pairwise=won)["state"] == "unknown"
+    assert told(values=DOWN, pairwise=won)["state"] == "partly"
 
 
 def test_a_lead_that_is_gone_at_equal_length_tells_nothing():
     found = told(values=difference(1.0, 0.5, 1.5, length=(0.2, -0.3, 0.7)))
     assert found["state"] == "unknown"
     assert found["why"] == [
-        "Judged against Base model, prompted: different in values, but not at equal length."
+        (
+            "Judged against Base model, prompted: different over all dimensions, but not at equal length. "
+            "One by one: different in values, but not at equal length."
+        )
     ]
 
 
