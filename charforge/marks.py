@@ -47,15 +47,18 @@ _OTHERS = (
 """Whom models let speak when they go on with an interview, besides anybody with `(speaking)` or `(thinking)` behind the name."""
 
 HEADER = re.compile(
-    r"(?:^|\n|(?<=[.!?…\"”’*)\]])\s)[ \t*_#>\[\-]*"
-    r"(?:(?P<role>(?:(?:Dr|Mr|Mrs|Ms|St|Prof|Capt|[A-Z])\. ?)*[^\W\d_][\w ,'’&-]{0,39}?)[*_]* ?\(+(?:speaking|thinking)\)"
+    r"(?:^|\n|(?<=[.!?…\"”’*)\]])\s)[ \t*_#>\[\-]{0,12}"
+    r"(?:(?P<role>(?:(?:Dr|Mr|Mrs|Ms|St|Prof|Capt|[A-Z])\. ?){0,3}[^\W\d_][\w ,'’&-]{0,39}?)[*_]* ?\(+(?:speaking|thinking)\)"
     rf"|(?P<bare>{_OTHERS})(?:[*_]* ?\([^()\n]{{1,40}}\))?)[*_\]]* ?[:：]",
     re.IGNORECASE,
 )
-"""A speaker's name as it heads a turn: at the beginning of a line, or after the end of a sentence."""
+"""A speaker's name as it heads a turn: at the beginning of a line, or after the end of a sentence.
+
+Every repetition is bounded: an answer may be anybody's, and a hundred thousand stars took minutes.
+"""
 
 _SCRIPT_HEADER = re.compile(
-    r"^[ \t*_#>\[\-]*(?P<role>[^\W\d_a-z][\w'’.-]*(?: [^\W\d_a-z][\w'’.-]*){0,3})[*_\]]* ?[:：]", re.MULTILINE
+    r"^[ \t*_#>\[\-]{0,12}(?P<role>[^\W\d_a-z][\w'’.-]*(?: [^\W\d_a-z][\w'’.-]*){0,3})[*_\]]* ?[:：]", re.MULTILINE
 )
 """A line that begins with one to four capitalised words and a colon. It heads a turn only where the speaker's own name does so too:
 else it may as well head an item of a list."""

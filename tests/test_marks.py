@@ -140,3 +140,9 @@ def test_no_text_breaks_the_marks(text):
     answer, found = marks.mark_answer(heard.text, NAMES)
     assert set(found) <= set(marks.MARKS)
     assert answer.startswith(marks.own_words(heard.text, NAMES))
+
+
+@pytest.mark.parametrize("piece", ["* ", "A. ", "- [", "Dr. ", "> # ", "a " * 20, "“”’ "])
+def test_a_hostile_answer_takes_no_longer_than_its_length(piece):
+    # Twenty times as long would be four hundred times as slow: minutes, and the test would not end.
+    marks.mark_answer(piece * (100_000 // len(piece)), ("Ada King", "Ada"))
