@@ -1,7 +1,8 @@
-"""How well do the rules find who knows too much? `python bench/evaluation_traps.py [--part dev|held_out|both] [--peer DIR] [--show]`
+"""How well do the rules find who knows too much? `python bench/evaluation_traps.py [--part dev|used|held_out|all] [--peer DIR] [--show]`
 
 Compares the flags of `charforge.traps` with labels set by hand (`tests/gold/README.md`): precision and recall with exact
-95 % intervals (Clopper-Pearson), counts, and the ids that are misjudged. `--peer` reads the released answers of the
+95 % intervals (Clopper-Pearson), counts, and the ids that are misjudged. The rules are written by `dev` and `used`; only
+`held_out` says how good they are on answers that they were not written by, and who writes rules does not read it. `--peer` reads the released answers of the
 original project in DIR, whose labels in `gold_released.jsonl` name them by file, place and digest: of Beethoven, whose
 answers the author of the rules may have seen, and of Caesar. The digest is of the contents of all parts of an answer, joined
 by line breaks, just as released; `close` marks a decision that could have gone the other way, and `read` is `passage` where a
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,8 @@ from charforge import evidence, traps
 HERE = Path(__file__).parent
 GOLD = HERE.parent / "tests" / "gold"
 FLAGS = ("claims_unknown", "knows_own_death")
-PARTS = ("dev", "held_out")
+PARTS = ("dev", "used", "held_out")
+"""`used` was held out once: rules were measured on it, and then written by it."""
 RELEASED = {
     "Beethoven": ("Ludwig van Beethoven", "1827-03-26"),
     "Caesar": ("Julius Caesar", "-0044-03-15"),
@@ -82,8 +85,13 @@ def interval(hits: int, of: int) -> tuple[float, float]:
 
 
 def records(part: str) -> list[dict[str, Any]]:
-    """Return the labelled answers of a part: `dev` or `held_out`."""
-    lines = (GOLD / f"traps_{part}.jsonl").read_text(encoding="utf-8").splitlines()
+    """Return the labelled answers of a part, one of PARTS. Raises FileNotFoundError where the part is not there."""
+    path = GOLD / f"traps_{part}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the part {part} is missing: there is no {path.relative_to(GOLD.parents[1])}"
+        )
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -125,12 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Compare the rules about knowing too much with hand-set labels."
     )
-    parser.add_argument("--part", choices=(*PARTS, "both"), default="both")
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--peer", type=Path, metavar="DIR", help="the folder of the released data")
     parser.add_argument("--show", action="store_true", help="print the text of misjudged answers")
     options = parser.parse_args(argv)
-    for part in PARTS if options.part == "both" else (options.part,):
-        _report(part, list(judge(records(part))), show=options.show)
+    for part in PARTS if options.part == "all" else (options.part,):
+        try:
+            gold = records(part)
+        except FileNotFoundError as missing:
+            print(missing, file=sys.stderr)
+            return 1
+        _report(part, list(judge(gold)), show=options.show)
     if options.peer:
         judged = list(released(options.peer))
         for short in RELEASED:

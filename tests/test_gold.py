@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,13 @@ def test_records_are_well_formed_and_balanced(part):
 
 
 def test_no_answer_is_twice_and_the_parts_share_no_person_and_no_question():
-    dev, held_out = (evaluation.records(part) for part in evaluation.PARTS)
-    both = dev + held_out
+    parts = [evaluation.records(part) for part in evaluation.PARTS]
+    every = [one for part in parts for one in part]
     for unique in (lambda one: one["id"], lambda one: (one["person"], one["question"], one["answer"])):
-        assert len({unique(one) for one in both}) == len(both)
-    for key in ("person", "question"):
-        assert not {one[key] for one in dev} & {one[key] for one in held_out}
+        assert len({unique(one) for one in every}) == len(every)
+    for one_part, other in combinations(parts, 2):
+        for key in ("person", "question"):
+            assert not {one[key] for one in one_part} & {one[key] for one in other}
 
 
 def test_released_answers_are_named_without_their_text():
@@ -67,6 +69,13 @@ def test_rules_agree_with_answers_they_were_not_written_by(flag):
     counts = evaluation.Counts.of(one for one in judged if one.flag == flag)
     assert counts.precision >= 0.9
     assert counts.recall >= 0.9
+
+
+def test_a_missing_part_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tests" / "gold").mkdir(parents=True)
+    monkeypatch.setattr(evaluation, "GOLD", tmp_path / "tests" / "gold")
+    assert evaluation.main(["--part", "held_out"]) == 1
+    assert "the part held_out is missing" in capsys.readouterr().err
 
 
 def test_intervals_are_exact():
