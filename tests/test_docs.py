@@ -95,6 +95,11 @@ PAGES = (
     "docs/recordings.md",
     "docs/exports.md",
     "docs/transcripts.md",
+    "docs/questions.md",
+    "docs/metrics.md",
+    "docs/judge.md",
+    "docs/statistics.md",
+    "docs/report.md",
     "bench/RESULTS.md",
 )
 _COMMAND = re.compile(
