@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     """{"href", "text"} and, where there is more to say, "title"."""
 
 NEAREST = 2
+LOOKED_AT = 20
+"""Samples by rank: long dialogues are several samples of one source."""
 SHARED = 3
 """Different content words that an answer and a sample must have in common to be called near."""
 TEXT_SHOWN = 4000
@@ -74,43 +76,23 @@ class Links:
 
     def nearest(self, text: str) -> list[Link]:
         """Return links to the sources of up to NEAREST samples that share the most telling words with a text."""
-        index = self._index
-        if index is None:
-            return []
-        ranked, words = index
-        query = [word for word in evidence.content_words(text) if word in words]
-        if not query:
-            return []
-        wanted = set(query)
+        wanted = set(evidence.content_words(text))
         found: list[str] = []
-        scores = ranked.get_scores(query)
-        # Rounded, and ties to the earlier sample, so that no machine's last bit decides.
-        for place in sorted(range(len(scores)), key=lambda at: (-round(float(scores[at]), 3), at)):
-            if len(found) == NEAREST or scores[place] <= 0:
-                break
+        (ranked,) = evidence.nearest(self._texts, [text], LOOKED_AT)
+        for place, _ in ranked:
             source = str(self._trained[place]["source"]["id"])
-            if source not in found and len(wanted & self._words[place]) >= SHARED:
+            if source not in found and len(wanted & self._words(place)) >= SHARED:
                 found.append(source)
+            if len(found) == NEAREST:
+                break
         return [self.sample(source) for source in found]
 
     @cached_property
-    def _tokens(self) -> list[list[str]]:
-        return [evidence.content_words(str(one["output"])) for one in self._trained]
+    def _texts(self) -> list[str]:
+        return [str(one["output"]) for one in self._trained]
 
-    @cached_property
-    def _words(self) -> list[set[str]]:
-        return [set(tokens) for tokens in self._tokens]
-
-    @cached_property
-    def _index(self) -> tuple[Any, set[str]] | None:
-        words = set().union(*self._words)
-        if not words:
-            return None
-        import bm25s
-
-        ranked = bm25s.BM25(k1=evidence.K1, b=evidence.B)
-        ranked.index(self._tokens, show_progress=False)
-        return ranked, words
+    def _words(self, place: int) -> set[str]:
+        return set(evidence.content_words(self._texts[place]))
 
     def _title(self, identity: str) -> str:
         one = self._dialogues.get(identity, {})
