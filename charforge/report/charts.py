@@ -12,6 +12,8 @@ from charforge.report.svg import Drawing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from charforge.report.people import Person
+
 Points = list[tuple[float, float]]
 
 
@@ -37,6 +39,16 @@ class Row:
 
     label: str
     dots: tuple[Dot | None, ...]
+
+
+def dot(
+    person: Person, value: float, ends: tuple[float | None, float | None], text: str, *, decided: bool = True
+) -> Dot:
+    """Return a contestant's dot. `ends` of its interval may come in either order; both or neither is None."""
+    low, high = ends
+    if low is not None and high is not None:
+        low, high = min(low, high), max(low, high)
+    return Dot(value, low, high, person.css, person.marker, text, decided)
 
 
 def loss_curve(steps: Points, held_out: Points, kept: int | None) -> Markup:
@@ -74,6 +86,29 @@ def loss_curve(steps: Points, held_out: Points, kept: int | None) -> Markup:
     told = "; ".join(f"step {x:g}: {y:.3f}" for x, y in held_out) or "none"
     return drawing.markup(
         title="Loss while training", description=f"Held-out loss by optimizer step: {told}."
+    )
+
+
+def differences(identity: str, rows: Sequence[Row], *, title: str, description: str, least: float) -> Markup:
+    """Return differences around a line of none, the reference's leads to the right; empty text where there is none.
+
+    The axis reaches as far to both sides, and at least as far as `least`.
+    """
+    dots = [dot for row in rows for dot in row.dots if dot]
+    ends = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
+    if not ends:
+        return Markup()
+    reach, ticks = symmetric(ends, least)
+    return intervals(
+        identity,
+        rows,
+        title=title,
+        description=description,
+        low=-reach,
+        high=reach,
+        ticks=ticks,
+        zero=0.0,
+        sides=("← worse", "better →"),
     )
 
 

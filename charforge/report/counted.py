@@ -80,7 +80,7 @@ def _differences(statistics: Record, everyone: Sequence[Person]) -> dict[str, An
 def _plot(statistics: Record, everyone: Sequence[Person]) -> Any:
     """Plot the shares that have a good and a bad direction, turned so that to the right is better."""
     others = [one for one in everyone if not one.reference]
-    rows, ends = [], []
+    rows = []
     for key, metric in METRICS.items():
         row = statistics.get("metric_differences", {}).get(key, {})
         # Where nobody differs there is nothing to see.
@@ -93,43 +93,19 @@ def _plot(statistics: Record, everyone: Sequence[Person]) -> Any:
             if cell is None or cell["mean"] is None:
                 dots.append(None)
                 continue
-            low, high = (
-                (None, None)
-                if cell["low"] is None
-                else (
-                    min(turn * cell["low"], turn * cell["high"]),
-                    max(turn * cell["low"], turn * cell["high"]),
-                )
-            )
-            ends += [end for end in (turn * cell["mean"], low, high) if end is not None]
+            low, high = (None if cell[end] is None else turn * cell[end] for end in ("low", "high"))
             span = words.between("share", cell["low"], cell["high"], signed=True)
             text = f"{metric.label}, against {one.label}: {words.amount('share', cell['mean'], signed=True)} points"
-            dots.append(
-                charts.Dot(
-                    turn * cell["mean"],
-                    low,
-                    high,
-                    one.css,
-                    one.marker,
-                    f"{text} ({span})" if span else text,
-                    decided=cell["decided"],
-                )
-            )
+            text = f"{text} ({span})" if span else text
+            dots.append(charts.dot(one, turn * cell["mean"], (low, high), text, decided=cell["decided"]))
         if any(dots):
             rows.append(charts.Row(metric.label, tuple(dots)))
-    if not ends:
-        return ""
-    reach, ticks = charts.symmetric(ends, 10.0)
-    return charts.intervals(
+    return charts.differences(
         "metrics-plot",
         rows,
         title="Differences of counted shares in points, reference minus the other, with 95 % intervals",
         description="To the right the reference does better. The table below gives the numbers as they are.",
-        low=-reach,
-        high=reach,
-        ticks=ticks,
-        zero=0.0,
-        sides=("← worse", "better →"),
+        least=10.0,
     )
 
 

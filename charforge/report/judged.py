@@ -120,16 +120,8 @@ def _score_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
                 continue
             text = f"{one.label}, {dimension}: {cell['mean']:.2f}"
             span = words.between("score", cell["low"], cell["high"])
-            dots.append(
-                charts.Dot(
-                    cell["mean"],
-                    cell["low"],
-                    cell["high"],
-                    one.css,
-                    one.marker,
-                    f"{text} ({span})" if span else text,
-                )
-            )
+            text = f"{text} ({span})" if span else text
+            dots.append(charts.dot(one, cell["mean"], (cell["low"], cell["high"]), text))
         rows.append(charts.Row(dimension, tuple(dots)))
     return charts.intervals(
         "scores-plot",
@@ -170,7 +162,7 @@ def _differences(statistics: Record, everyone: Sequence[Person]) -> list[dict[st
 
 def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
     others = [one for one in everyone if not one.reference]
-    rows, ends = [], []
+    rows = []
     for dimension, row in words.in_order(statistics.get("differences", {})):
         dots: list[charts.Dot | None] = []
         for one in others:
@@ -178,34 +170,18 @@ def _difference_plot(statistics: Record, everyone: Sequence[Person]) -> Any:
             if cell is None or cell["mean"] is None:
                 dots.append(None)
                 continue
-            ends += [end for end in (cell["mean"], cell["low"], cell["high"]) if end is not None]
             text = f"against {one.label}, {dimension}: {words.amount('score', cell['mean'], signed=True)}"
             span = words.between("score", cell["low"], cell["high"], signed=True)
-            dots.append(
-                charts.Dot(
-                    cell["mean"],
-                    cell["low"],
-                    cell["high"],
-                    one.css,
-                    one.marker,
-                    f"{text} ({span})" if span else text,
-                    decided=bool(cell["decided"] and statistics.get("usable")),
-                )
-            )
+            text = f"{text} ({span})" if span else text
+            decided = bool(cell["decided"] and statistics.get("usable"))
+            dots.append(charts.dot(one, cell["mean"], (cell["low"], cell["high"]), text, decided=decided))
         rows.append(charts.Row(dimension, tuple(dots)))
-    if not ends:
-        return ""
-    reach, ticks = charts.symmetric(ends, 1.0)
-    return charts.intervals(
+    return charts.differences(
         "differences-plot",
         rows,
         title="Difference of scores, reference minus the other, with 95 % intervals",
         description="The table below gives the same numbers.",
-        low=-reach,
-        high=reach,
-        ticks=ticks,
-        zero=0.0,
-        sides=("← worse", "better →"),
+        least=1.0,
     )
 
 
