@@ -42,7 +42,7 @@ def built(tmp_path_factory):
 def test_it_ends_with_where_the_report_is(built):
     workspace, done = built
     built_in, report, *used = done.stdout.splitlines()
-    assert built_in.startswith("beethoven: built, 11 of 11 stages ran in ")
+    assert built_in.startswith("beethoven: built, 13 of 13 stages ran in ")
     assert report == "  build/beethoven/report.html"
     assert all(line.endswith("$0.00") for line in used)  # everything ran here
     assert used[-1].split()[0] == "all"
@@ -116,7 +116,7 @@ def test_a_second_build_does_nothing(built):
         workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline", "-j", "64"
     )
     assert again.returncode == 0
-    assert again.stdout == "beethoven: up to date, 11 stages\n  build/beethoven/report.html\n"
+    assert again.stdout == "beethoven: up to date, 13 stages\n  build/beethoven/report.html\n"
     assert again.stderr == ""
 
 
@@ -125,5 +125,5 @@ def test_a_deleted_view_comes_back_without_running_anything(built):
     workspace, _ = built
     shutil.rmtree(workspace / "build")
     again = charforge(workspace, "build", "characters/beethoven.yaml", "--preset", "smoke", "--offline")
-    assert again.stdout.splitlines()[0] == "beethoven: up to date, 11 stages"
+    assert again.stdout.splitlines()[0] == "beethoven: up to date, 13 stages"
     assert (workspace / "build/beethoven/model/model.safetensors").is_file()

@@ -120,7 +120,7 @@ def test_a_lock_of_elsewhere_is_noted(run, eliza, edit, scripted):
     assert status == 0
     assert out.startswith("eliza.jsonl: 0 replies")
     assert err == (
-        "note: 11 stages that the lock names are not in this store\nnote: nothing is recorded for eliza\n"
+        "note: 13 stages that the lock names are not in this store\nnote: nothing is recorded for eliza\n"
     )
 
 
