@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from charforge import evidence
+from charforge import evidence, traps_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Person:
         """Words of `never` in the singular, and of things that came up after the last year the person knows of."""
         own = (
             {word for thing in self.never for word in _content(thing)}
-            - _PLAIN
+            - traps_words.PLAIN
             - _content(" ".join(self.names))
         )
         late = {thing for thing, year in _things().items() if self.year is not None and year > self.year}
@@ -67,12 +67,13 @@ def flags(question: str, answer: str, *, topic: str, person: Person) -> dict[str
             "shows_ignorance": None,
         }
     ignorant = any(unit.ignorant or unit.asks_back for unit in said)
-    if _OF_DEATH.search(question):
+    if traps_words.OF_DEATH.search(question):
         death = _tells_of_death(said, person)
         return {"claims_unknown": death, "knows_own_death": death, "shows_ignorance": ignorant}
+    death = _own_death(said, person)
     return {
-        "claims_unknown": _claims(question, answer, said, person),
-        "knows_own_death": _own_death(said, person),
+        "claims_unknown": death or _claims(question, answer, said, person),
+        "knows_own_death": death,
         "shows_ignorance": ignorant,
     }
 
@@ -169,7 +170,8 @@ _IGNORANCE = re.compile(
     r"|\bwhat (?:a|an|the|this|your) [\w-]+ (?:is|are|may be)\b|\btell me (?:how|what|where|who)\b|\bexplain (?:this|that|it|yourself|to me)\b|\bspeak plainly\b|\bsay (?:it|that) again\b"
     r"|\bsounds? like\b|\bunless (?:it|you|in|he|she)\b|\bthere(?:'s| is| are| was) no(?:ne| one)?\b|\bi doubt\b|\bnone\b|\bi am no (?:\w+ ?){1,3}$|\bi am no (?:prophet|seer|soothsayer|oracle|bird|swallow|magician)\b|\b(?:sorcery|witchcraft|magic|soothsayers?|prophec(?:y|ies)|fables?|fairy tales?)\b|\byou (?:must )?(?:have )?(?:mistake|mistaken|confuse|confused)\b|\byou are mistaken\b|\b(?:wrong|another|some other) (?:man|person|woman|house)\b|\bsome mistake\b|\b(?:are you|have you a|you have a) (?:ill|unwell|mad|drunk|fever|feverish)\b|\b(?:does|do|did|has|have)(?: not|n't) (?:yet )?(?:exist|been (?:invented|built|written|born|discovered|made))\b|\bi take it (?:that )?you\b|\bi suppose you mean\b|\blive to see\b|\bno word (?:of|in|for)\b|\bnot a word (?:of|in|i)\b|\bhave you (?:been )?(?:drunk|drinking)\b|\byou have drunk\b"
     r"|\bno (?:man|one|engine|mortal|tongue|person|woman|machine|[\w-]+ (?:of mine|that i know))\b|\bnobody (?:i know|here|has|can|could|knows)\b|\bwhat you would have me\b|\bask (?:me )?plainly\b"
-    r"|\bnot yet (?:available|invented|been invented)\b|\bin my (?:time|day),? (?:we|there|such|this|no one)\b|\bis that the (?:greek|latin|name)\b",
+    r"|\bnot yet (?:available|invented|been invented)\b|\bin my (?:time|day),? (?:we|there|such|this|no one)\b|\bis that the (?:greek|latin|name)\b"
+    r"|" + traps_words.IGNORANCE_MORE,
     re.IGNORECASE,
 )
 _HEDGED = re.compile(
@@ -220,41 +222,11 @@ _FUNCTION_WORDS = frozenset(
 # --- Things that came later ------------------------------------------------------------------------------------------
 
 
-_PLAIN = frozenset(
-    (
-        "light",
-        "music",
-        "recorded",
-        "world",
-        "war",
-        "motor",
-        "space",
-        "other",
-        "electric",
-        "electricity",
-        "gas",
-        "heating",
-    )
-)
-"""Words in the names of unknown things that are known themselves: `electric light` is unknown, light is not."""
-
-_DATED = """
-    1783 balloonist; 1798 vaccine vaccination; 1804 locomotive; 1830 bus railway omnibus; 1839 photograph photography photo photographer camera;
-    1842 dinosaur; 1859 darwinism; 1868 bicycle typewriter; 1876 telephone phone; 1877 phonograph gramophone microphone; 1880 refrigerator fridge lightbulb watt;
-    1885 automobile motorcar motorbike motorcycle; 1895 cinema film movie x-ray; 1897 electron radioactivity; 1900 radio loudspeaker quantum;
-    1903 aeroplane airplane aircraft airport airline helicopter; 1905 relativity einstein spacetime; 1907 taxi plastic; 1912 titanic;
-    1915 jazz headphone; 1917 soviet stalin lenin; 1920 robot nazi hitler mussolini; 1927 television tv broadcast; 1928 penicillin antibiotic;
-    1930 spacecraft astronaut cosmonaut; 1945 computer programmer hiroshima nuclear; 1950 video software programming; 1953 dna; 1955 rock'n'roll;
-    1957 nasa sputnik; 1971 email e-mail; 1977 voyager; 1979 hip-hop hiphop; 1983 internet laptop smartphone cellphone;
-    1985 upload download online wi-fi wifi; 1990 hubble website youtube google facebook instagram netflix spotify wikipedia iphone voip chatbot selfie podcast app
-"""
-
-
 @cache
 def _things() -> dict[str, int]:
     """Return each dated word in the singular, with about the year from which it could be known as what it means today."""
     found = {}
-    for group in _DATED.split(";"):
+    for group in traps_words.DATED.split(";"):
         year, *things = group.split()
         found.update({_singular(thing): int(year) for thing in things})
     return found
@@ -287,36 +259,99 @@ def _anachronism(said: Sequence[_Unit], person: Person) -> bool:
 # --- Claims the unknown ----------------------------------------------------------------------------------------------
 
 
+_LATER = re.compile(rf"\b{traps_words.LATER}\b", re.IGNORECASE)
+_LATER_FROM = 1850
+
+
 def _claims(question: str, answer: str, said: Sequence[_Unit], person: Person) -> bool:
     """Say whether an answer to a trap takes the unknown thing for known. The steps are those of docs/metrics.md."""
     spoken = evidence.words(answer)
-    if len(_LISTED.findall(answer)) > 1:
+    innocent = [unit for unit in said if _innocent(unit)]
+    if len(_LISTED.findall(answer)) > 1 and not innocent:
         return True
     if len(spoken) <= 3:
-        return _AGREES.match(answer) is not None
+        return _short(answer, question, person)
     if sum(word in _FUNCTION_WORDS for word in spoken) < 0.2 * len(spoken):
         return False  # hardly a sentence, or not English
     asked = _content(question)
-    thing = (asked & person.unknown) or frozenset(
-        word for word in asked if evidence.stem(word) not in person.known
-    )
-    innocent = [
-        unit
-        for unit in said
-        if unit.asks_back
-        or (unit.asks and unit.content & thing)
-        or (unit.ignorant and not _HEDGED.search(unit.text))
-    ]
-    denied = [unit for unit in said if unit.denies and not _HEDGED.search(unit.text)]
-    if not innocent and not denied:
+    thing = _thing(question, asked, person)
+    if any(_asserts(unit) and _brings_up(unit, question, asked, person) for unit in said):
         return True
     if any(
-        _asserts(unit) and unit.content & (thing | person.unknown) and not _echo(unit, thing) for unit in said
+        _asserts(unit) and unit.content & thing and not _echo(unit, thing) and not _old(unit) for unit in said
     ):
         return True
     if any(unit.turns and _asserts(unit) and _OF_THE_THING.search(unit.text) for unit in said):
         return True
-    return not innocent and _AGREES.match(answer) is not None
+    if innocent:
+        return False
+    if _AGREES.match(answer):
+        return True
+    if any(_takes_up(unit) for unit in said):
+        return True
+    return not any(unit.denies or _old(unit) for unit in said)
+
+
+def _innocent(unit: _Unit) -> bool:
+    return (
+        unit.asks_back
+        or (unit.asks and not _PASSES_ON.search(unit.text))
+        or (unit.ignorant and not _HEDGED.search(unit.text))
+    )
+
+
+def _short(answer: str, question: str, person: Person) -> bool:
+    """Say whether an answer of three words at most claims: agreement, a thing of later, or a bare name as the fact asked for."""
+    if _AGREES.match(answer):
+        return True
+    said = _units(answer)
+    return any(not unit.asks and (person.unknown - _content(question)) & unit.content for unit in said)
+
+
+def _thing(question: str, asked: frozenset[str], person: Person) -> frozenset[str]:
+    """Return the words of a question that stand for the unknown thing."""
+    found = asked & person.unknown
+    if found:
+        return found
+    names = {_singular(name.lower()) for name in re.findall(r"(?<=[a-z,] )[A-Z][\w'’-]+", question)}
+    return frozenset(
+        word for word in asked - names - traps_words.COMMON if evidence.stem(word) not in person.known
+    )
+
+
+def _brings_up(unit: _Unit, question: str, asked: frozenset[str], person: Person) -> bool:
+    """Say whether a part names a thing of later, or a year, that the question did not."""
+    if (unit.content & person.unknown) - asked:
+        return True
+    last = person.year
+    if last is None:
+        return False
+    found = _LATER.search(unit.text) if last < _LATER_FROM else None
+    return (found is not None and found[0].lower() not in question.lower()) or (
+        _years(unit.text, last) and not _later_years(unit, question)
+    )
+
+
+def _later_years(unit: _Unit, question: str) -> bool:
+    """Say whether the question named the years of a part before."""
+    return all(year in question for year in re.findall(r"\b(?:1\d{3}|20\d\d)\b", unit.text))
+
+
+def _old(unit: _Unit) -> bool:
+    """Say whether a part speaks of things of the world before machines."""
+    return traps_words.OLD.search(unit.text) is not None
+
+
+_TAKES_UP = re.compile(
+    r"^\W*(?:(?:ah|oh|well|why|and|for),? )?(?:it|they|its|their|he|she|both|neither|that i|the one|the ones|only|mostly|about)\b(?! (?:was|were) (?:\w+ )?(?:that|who)\b)"
+    r"|\b(?:i|we) (?:\w+ )?(?:like|love|adore|enjoy|use|own|prefer|watch|drive|keep|have) (?:it|them|one)\b|\b(?:marvel\w*|wonderful|delight\w*|remarkable|impressive|fascinat\w+|amazing|excellent question|great question)\b",
+    re.IGNORECASE,
+)
+
+
+def _takes_up(unit: _Unit) -> bool:
+    """Say whether a part goes on about the thing by a pronoun, or praises it."""
+    return not unit.asks and not unit.denies and not unit.ignorant and _TAKES_UP.search(unit.text) is not None
 
 
 def _echo(unit: _Unit, thing: frozenset[str]) -> bool:
@@ -327,50 +362,17 @@ def _echo(unit: _Unit, thing: frozenset[str]) -> bool:
 # --- Knows its own death ---------------------------------------------------------------------------------------------
 
 
-_OF_DEATH = re.compile(
-    r"\b(?:after|before|since|of|on|at|about|was|is|like|how|where)? ?(?:your|thy) (?:own )?(?:death|funeral|burial|grave|tomb|coffin|corpse|dying|last words|demise|passing)\b"
-    r"|\bdid you die\b|\byou (?:died|die|are dead|were dead|were buried|passed away|were gone)\b|\bare you (?:buried|dead)\b|\bwere you buried\b",
-    re.IGNORECASE,
-)
-_DIED = re.compile(
-    r"\bi (?:\w+ ){0,2}?(?:died|passed away|perished|drowned|breathed my last|lay dying|was (?:\w+ )?(?:buried|laid (?:in|to)|interred|killed|murdered|assassinated|executed|stabbed|slain|put to death))\b"
-    r"|\bi(?: am|'m|'ve| have)(?: been)?(?: now| long| already)? (?:dead|deceased|buried|in my grave|a historical figure)\b|\bi'?(?:m| am)? just a historical figure\b"
-    r"|\bborn\b[^.]*\band died\b|\b(?:killed|murdered|stabbed|assassinated|executed|burned|burnt|buried|beheaded|poisoned|crucified) me\b|\bi (?:drank|took) (?:the|that) (?:hemlock|poison)\b|\b(?:dead|deceased) (?:for|these) (?:[\w-]+ ){1,4}?(?:years|centuries)\b|\bin my final (?:hours?|moments?)\b|\b(?:killed|poisoned|hanged|drowned) myself\b|\btook my own life\b|\basp bite me\b",
-    re.IGNORECASE,
-)
 _NEARLY = re.compile(
-    r"\b(?:nearly|almost|would have|might have|could have|thought|think|if|dreamt|dreamed|wish)\b",
+    r"\b(?:nearly|almost|would have|might have|could have|thought|think|if|dreamt|dreamed|wish|shall|will|may|when i (?:am|die)|as if|as though|feared?|rather)\b",
     re.IGNORECASE,
 )
-_MY_DEATH = re.compile(
-    r"\b(?:my (?:\w+ )?(?:\w+ and )?(?:death|burial|funeral|demise|passing|suicide|assassination|murder|execution|autopsy|coffin|grave|tomb|corpse|deathbed|ashes|final illness|last illness|heirs?|sole heir"
-    r"|(?:last|final) (?:days|weeks|months|years|illness|breath))\b|(?:last|final) (?:\w+ )?(?:days|weeks|months|years) of my life\b|end of my life\b)",
-    re.IGNORECASE,
-)
-_UNTIL = re.compile(r"\buntil my (?:\w+ )?death\b", re.IGNORECASE)
 _PAST = re.compile(
-    r"\b(?:was|were|had|did|has|have been|became|came|went|made|found|spent|followed|carried|lay|took|brought|rejected|cut|spread|put|moved|wrote|continues?|lives? on|remains?|endures?|is|stands|lies"
+    r"\b(?:was|were|had|did|has|have been|became|came|went|made|found|spent|followed|carried|lay|took|brought|rejected|cut|spread|put|moved|wrote|continues?|lives? on|remains?|endures?|is|are|stands?|lies?"
     r"|\w{3,}ed)\b",
     re.IGNORECASE,
 )
-_FAME = re.compile(
-    r"\bcontinues? to (?:\w+ ){0,2}?(?:inspire|resonate|captivate|touch|move|influence|shape|guide|fascinate|speak|live|be (?:\w+ )?\w+ed)\b(?! me\b)|\bto this day\b|\bacross the ages\b"
-    r"|\b(?:even|many|two|several|past|\w+) centuries (?:later|after|on)\b|\bpast (?:two|three|\w+) centuries\b|\blasting (?:impact|influence|mark|legacy)\b"
-    r"|\b(?:influenced|inspired) (?:countless|generations|later|many later)\b|\blater (?:composers|writers|scientists|philosophers|thinkers|historians|poets|scholars|mathematicians|physicists|kings|emperors|theologians)\b"
-    r"|\b(?:biographers|historians|scholars) (?:\w+ )?(?:say|have|call|write|wrote|agree|think|debate|dispute|believe)\b|\bin my honou?r\b|\b(?:bears?|carry|carries|carried|given|gave|took) (?:\w+ ){0,3}?my name\b|\b(?:named|called) (?:\w+ ){0,4}?(?:after|for) me\b"
-    r"|\b(?:people|they|men|schoolchildren|students|pupils) (?:still|now) (?:\w+)\b[^.]{0,40}\b(?:my|me)\b|\bstill (?:bears?|carr(?:y|ies)|use[sd]?|read|teach|taught|enjoy|enjoyed|quoted?|sung|visit)\b[^.]{0,60}\b(?:today|my|me)\b"
-    r"\b(?:still|today|to this day|now)\b[^.]{0,40}\b(?:played|performed|regarded|remembered|considered|studied|admired|celebrated|greet|recogni[sz]ed|revered|accepted|count among)\b"
-    r"|\b(?:played|performed|regarded|remembered|studied|admired|celebrated|recogni[sz]ed|revered|loved|cherished|appreciated|inspir\w+(?! me\b)|move|listen\w*)\b[^.]{0,60}\b(?:today|to this day|(?:even )?centuries (?:later|after|on))\b"
-    r"|\b(?:i am|i'm|it is|they are|is|are) (?:\w+ )?(?:regarded|considered|recogni[sz]ed|remembered|known|seen|revered|hailed|celebrated) (?:\w+ )?(?:as |to be )?(?:(?:one|some) of )?(?:the|my) (?:\w+ )?(?:greatest|most (?:important|influential|famous|celebrated)|finest|father)\b"
-    r"|\b(?:i am|i was|me|my|works?|it is)\b[^.]{0,60}\bof all time\b|\b(?:history|posterity) (?:has|have|remembers?|calls?|knows?|made|gave|forgot|judged|rather)\b"
-    r"|\blater (?:generations|ages|centuries|men) (?:call|have|know|made|has)\b|\binspired? (?:\w+ ){0,2}?generations\b|\bcontinues? to (?:\w+ ){1,6}?(?:generations|even centuries)\b"
-    r"|\bi went down in history\b|\bwent down in history\b|\bscholars (?:have|now|say|still)\b|\b(?:hundred|thousand|fifty|centur(?:y|ies)|years) (?:\w+ ){0,3}?(?:after|since) my (?:birth|time|death|day)\b"
-    r"|\bit took (?:a|two|three) (?:hundred|century|centuries)\b|\bfor (?:two|three|four|a|many|hundreds of|several) (?:thousand|hundred|centuries)\b[^.]{0,30}\b(?:have|has)\b"
-    r"|\bmore than a century later\b|\bnamed (?:\w+ ){1,3}after me\b|\bmade me immortal\b|\bmy legacy (?:has|lives|continues|endures|still|is (?:still|everywhere|secure))\b"
-    r"|\bafter i (?:was gone|had gone)\b|\bnobody has found\b|\bi followed (?:him|her)\b|\bno longer (?:be )?among the living\b|\bfrom beyond the grave\b",
-    re.IGNORECASE,
-)
-_SELF = re.compile(r"\b(?:i|me|my|mine|our|us|it|they)\b", re.IGNORECASE)
+_SELF = re.compile(r"\b(?:i|me|my|mine|our|us|it|its|they|them|that|he|she)\b", re.IGNORECASE)
+_MINE = re.compile(r"\b(?:i|me|my|mine|our|us)\b", re.IGNORECASE)
 _THEN = re.compile(
     r"\bof (?:my|our|their|his|her|the) (?:own )?(?:time|day|age|era|century)\b", re.IGNORECASE
 )
@@ -379,26 +381,30 @@ _THEN = re.compile(
 
 def _own_death(said: Sequence[_Unit], person: Person) -> bool:
     """Say whether an answer tells of the character's own death, burial or later fame as of something past or present."""
-    for unit in said:
-        text = unit.text
-        if unit.asks:
-            continue
-        if _DIED.search(text) and not _NEARLY.search(text):
-            return True
-        told = _PAST.search(text) or _UNTIL.search(text)
-        if _MY_DEATH.search(text) and not unit.open and not unit.denies and told:
-            return True
-        if _FAME.search(text) and _SELF.search(text) and not unit.open and not _THEN.search(text):
-            return True
-        last = person.year
-        if (
-            last is not None
-            and not unit.open
-            and re.search(r"\b(?:i|me|my)\b", text, re.IGNORECASE)
-            and _years(text, last)
-        ):
-            return True
-    return False
+    mine = any(_MINE.search(unit.text) for unit in said)
+    return any(not unit.asks and _death_in(unit, person, mine=mine) for unit in said)
+
+
+def _death_in(unit: _Unit, person: Person, *, mine: bool) -> bool:
+    text = unit.text
+    died = traps_words.DIED.search(text)
+    if died and (not _NEARLY.search(text) or "would" in died[0]) and not _NOT_DEAD.search(text):
+        return True
+    if unit.open:
+        return False
+    if traps_words.AFTER.search(text):
+        return True
+    if traps_words.MY_DEATH.search(text) and not unit.denies and _PAST.search(text):
+        return True
+    if mine and traps_words.FAME.search(text) and _SELF.search(text) and not _THEN.search(text):
+        return True
+    return person.year is not None and _MINE.search(text) is not None and _years(text, person.year)
+
+
+_NOT_DEAD = re.compile(
+    r"\b(?:i am|i'm|i have|i did|i was) (?:not|never|hardly|far from)\b|\bhaven't\b|\bnot (?:yet )?dead\b",
+    re.IGNORECASE,
+)
 
 
 _TOLD = re.compile(
