@@ -63,7 +63,9 @@ def flags(question: str, answer: str, *, topic: str, person: Person) -> dict[str
     if topic != TRAPS:
         return {
             "claims_unknown": _anachronism(said, person),
-            "knows_own_death": _own_death(said, person) or _later_year(said, person),
+            "knows_own_death": _own_death(said, person)
+            or _later_year(said, person)
+            or _tells_where(question, said),
             "shows_ignorance": None,
         }
     ignorant = any(unit.ignorant or unit.asks_back for unit in said)
@@ -133,7 +135,7 @@ _SENTENCE = re.compile(
 _SPACES, _LINES = re.compile(r"[^\S\n]+"), re.compile(r"\s*\n\s*")
 _PIECES = re.compile(r".{1,600}(?:\s|$)|.{1,600}", re.DOTALL)
 """Six hundred characters without a full stop are no sentence; the patterns below may look back and forth within one piece."""
-_ASIDE = re.compile(r"[(\[*][^()\[\]*\n]{0,80}[)\]*]")
+_ASIDE = re.compile(r"[(\[*](?!\s*(?:\d|born|died|c\.))[^()\[\]*\n]{0,80}[)\]*]")
 _TURNS = re.compile(r"\W*(?:but|however|still|nevertheless|nonetheless|yet|well|that said)\b", re.IGNORECASE)
 
 
@@ -164,7 +166,7 @@ _IGNORANCE = re.compile(
     r"|\bnot (?:at all )?(?:familiar|acquainted|well-versed|versed)\b|\bunfamiliar\b|\b(?:unknown|strange|foreign|new|greek|a mystery) to me\b"
     r"|\bmeans? nothing\b|\bmakes? no sense\b|\bknow nothing\b|\bnothing of (?:it|this|that|such)\b|\bi know of (?:no|none|one \w+ only)\b"
     r"|\b(?:no|without) such (?:thing|word|man|person|place|machine|instrument|device|name|article|luxury|pleasure)\b|\bof no such\b"
-    r"|\bi know no\b|\b(?:strange|odd|curious|peculiar|unheard[- ]of|outlandish|barbarous) (?:word|thing|name|question|talk|device|contraption|notion|one|term|concept|language)\b"
+    r"|\bi know no\b|\b(?:strange|odd|peculiar|unheard[- ]of|outlandish|barbarous) (?:word|thing|name|question|talk|device|contraption|notion|one|term|concept|language)\b"
     r"|\briddles?\b|\bpuzzl(?:e|es|ed|ing)\b|\bnonsense\b|\bgibberish\b|\byou (?:jest|joke|mock|rave)\b|\bi know of\b[^.]*\bno more\b"
     r"|\bif (?:you mean|that is what you mean|by that you)\b|\bwhat(?:ever)? (?:that|it|this|those|they) (?:may|might|is|are)\b|\bwhat you (?:mean|speak|say|call)\b"
     r"|\bwhat (?:a|an|the|this|your) [\w-]+ (?:is|are|may be)\b|\btell me (?:how|what|where|who)\b|\bexplain (?:this|that|it|yourself|to me)\b|\bspeak plainly\b|\bsay (?:it|that) again\b"
@@ -198,7 +200,7 @@ _PASSES_ON = re.compile(
 )
 """A question that only passes the word on, or a tag: `isn't it?`"""
 _OPEN = re.compile(
-    r"\b(?:shall|will|should|may|might|must|let|hope|hopes|wish|want|would|going to|if|when i am gone|is to be|are to be|i'll|they'll|pray|fear|expect|ought|could)\b",
+    r"\b(?:shall|will|should|may|might|must|(?<!and )let|hope|hopes|wish|want|would|going to|if|when i am gone|is to be|are to be|i'll|they'll|pray|fear|expect|ought|could)\b",
     re.IGNORECASE,
 )
 _AGREES = re.compile(
@@ -278,18 +280,26 @@ def _claims(question: str, answer: str, said: Sequence[_Unit], person: Person) -
     if any(_asserts(unit) and _brings_up(unit, question, asked, person) for unit in said):
         return True
     if any(
-        _asserts(unit) and unit.content & thing and not _echo(unit, thing) and not _old(unit) for unit in said
+        _asserts(unit)
+        and unit.content & thing
+        and not _echo(unit, thing)
+        and (unit.turns or not _old(unit))
+        and not any(map(_innocent, said[number + 1 :]))
+        for number, unit in enumerate(said)
     ):
         return True
     if any(unit.turns and _asserts(unit) and _OF_THE_THING.search(unit.text) for unit in said):
         return True
-    if innocent:
+    if any(_asserts(unit) and _CLAIMS_ANYHOW.search(unit.text) for unit in said):
+        return True
+    taken = any(_takes_up(unit) for unit in said)
+    if any(not unit.asks or unit.asks_back or unit.content & thing or not taken for unit in innocent):
         return False
     if _AGREES.match(answer):
         return True
-    if any(_takes_up(unit) for unit in said):
+    if taken:
         return True
-    return not any(unit.denies or _old(unit) for unit in said)
+    return not any((unit.denies and not _HEDGED.search(unit.text)) or _old(unit) for unit in said)
 
 
 def _innocent(unit: _Unit) -> bool:
@@ -349,6 +359,13 @@ _TAKES_UP = re.compile(
 )
 
 
+_CLAIMS_ANYHOW = re.compile(
+    r"^\W*(?:still|nevertheless|nonetheless|that said|however)\b|\bi gather\b|\b(?:i hear|i am told|they tell me|they say) (?:that )?(?:it|they|he|she)\b",
+    re.IGNORECASE,
+)
+"""However puzzled the rest is: `Still, …`, and what is known by hearsay."""
+
+
 def _takes_up(unit: _Unit) -> bool:
     """Say whether a part goes on about the thing by a pronoun, or praises it."""
     return not unit.asks and not unit.denies and not unit.ignorant and _TAKES_UP.search(unit.text) is not None
@@ -371,7 +388,7 @@ _PAST = re.compile(
     r"|\w{3,}ed)\b",
     re.IGNORECASE,
 )
-_SELF = re.compile(r"\b(?:i|me|my|mine|our|us|it|its|they|them|that|he|she)\b", re.IGNORECASE)
+_SELF = re.compile(r"\b(?:i|me|my|mine|our|us|it|its|they|them)\b", re.IGNORECASE)
 _MINE = re.compile(r"\b(?:i|me|my|mine|our|us)\b", re.IGNORECASE)
 _THEN = re.compile(
     r"\bof (?:my|our|their|his|her|the) (?:own )?(?:time|day|age|era|century)\b", re.IGNORECASE
@@ -388,15 +405,24 @@ def _own_death(said: Sequence[_Unit], person: Person) -> bool:
 def _death_in(unit: _Unit, person: Person, *, mine: bool) -> bool:
     text = unit.text
     died = traps_words.DIED.search(text)
-    if died and (not _NEARLY.search(text) or "would" in died[0]) and not _NOT_DEAD.search(text):
+    if died and ("would" in died[0] or not _NEARLY.search(text[: died.end()])) and not _NOT_DEAD.search(text):
+        return True
+    fame = traps_words.FAME.search(text)
+    if (
+        fame
+        and mine
+        and _SELF.search(text)
+        and not _THEN.search(text)
+        and not _OPEN.search(text[: fame.end()])
+    ):
         return True
     if unit.open:
         return False
+    if traps_words.KNOWN_NOW.search(text):
+        return True
     if traps_words.AFTER.search(text):
         return True
     if traps_words.MY_DEATH.search(text) and not unit.denies and _PAST.search(text):
-        return True
-    if mine and traps_words.FAME.search(text) and _SELF.search(text) and not _THEN.search(text):
         return True
     return person.year is not None and _MINE.search(text) is not None and _years(text, person.year)
 
@@ -407,8 +433,23 @@ _NOT_DEAD = re.compile(
 )
 
 
+def _tells_where(question: str, said: Sequence[_Unit]) -> bool:
+    """Say whether a grave is named to who asks where the person rests, or dying to who asks of what he or she died."""
+    asked = traps_words.RESTS.search(question), re.search(r"\bdid you die\b", question)
+    return any(
+        not unit.asks
+        and not unit.open
+        and not unit.ignorant
+        and (
+            (asked[0] and traps_words.GRAVE.search(unit.text))
+            or (asked[1] and traps_words.DYING.search(unit.text))
+        )
+        for unit in said
+    )
+
+
 _TOLD = re.compile(
-    r"^\W*(?:they|he|she|it|the|there|people|many|thousands|everyone|everybody|all|some|my|most|when)\b(?:[^.]*\b(?:lies?|was|were|had|did|is|are|has|played|sang|wrote|came|followed|carried|spoke|loved|said|wept|mourned|burnt|burned|stood|read|\w{3,}ed)\b)",
+    r"^\W*(?:that|they|he|she|it|the(?! (?:question|answer|earth))|there|people|many|thousands|everyone|everybody|all|some|most|my(?! name)|when)\b(?:[^.]*\b(?:lies?|was|were|had|did|is|are|has|played|sang|wrote|came|followed|carried|spoke|loved|said|wept|mourned|burnt|burned|stood|read|\w{3,}ed)\b)",
     re.IGNORECASE,
 )
 
@@ -428,4 +469,7 @@ def _tells_of_death(said: Sequence[_Unit], person: Person) -> bool:
         for unit in said
     ):
         return False
-    return any(not unit.open and not unit.denies and _TOLD.search(unit.text) for unit in said)
+    return any(
+        not unit.open and not unit.denies and (_TOLD.search(unit.text) or traps_words.DYING.search(unit.text))
+        for unit in said
+    ) or any(traps_words.FAME.search(unit.text) for unit in said)

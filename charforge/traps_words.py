@@ -20,7 +20,7 @@ DATED = """
     1876 telephone phone edison; 1877 phonograph gramophone microphone; 1880 refrigerator fridge lightbulb bulb watt kilowatt volt battery skyscraper; 1885 automobile motorcar motorbike motorcycle;
     1886 coca-cola; 1895 cinema film movie x-ray hollywood actress; 1897 electron radioactivity; 1900 radio loudspeaker quantum freud vacuum-cleaner ego superego;
     1901 nobel; 1903 aeroplane airplane aircraft airport airline helicopter zeppelin pilot; 1905 relativity einstein spacetime; 1907 taxi plastic; 1912 titanic;
-    1914 tank trench; 1915 jazz headphone; 1917 soviet stalin lenin bolshevik; 1920 robot nazi hitler mussolini psychoanalysis psychoanalyst; 1925 kilogram television tv broadcast vitamin;
+    1914 tank trench; 1915 jazz headphone; 1917 soviet stalin lenin bolshevik; 1920 robot sensor nazi hitler mussolini psychoanalysis psychoanalyst; 1925 kilogram television tv broadcast vitamin;
     1928 penicillin antibiotic fleming; 1930 spacecraft astronaut cosmonaut rocket supermarket; 1940 churchill roosevelt guderian blitz; 1941 holocaust auschwitz;
     1945 computer programmer hiroshima nagasaki nuclear microwave; 1947 transistor; 1950 video software programming disco elvis sinatra; 1953 dna genome genetic genetics gene;
     1955 rock'n'roll tesla; 1957 nasa sputnik satellite; 1961 gagarin; 1963 beatles kennedy; 1965 microchip silicon; 1969 armstrong apollo; 1971 email e-mail; 1977 voyager; 1979 hip-hop hiphop; 1980 console handheld gamer;
@@ -90,10 +90,10 @@ _NOUN = (
     r"|(?:last|final) (?:days|hours|moments|weeks|months|years|night))"
 )
 DIED = re.compile(
-    rf"\bi (?:\w+ ){{0,2}}?{_GONE}\b|\bi \w+ (?:[\w']+ ){{0,6}}?and (?:then )?died\b|\bi(?: am|'m|'ve been| have been)(?: now| long| already| indeed| quite)* (?:dead|deceased|a dead (?:man|woman)|a historical figure|gone from this)\b"
+    rf"\bi (?:\w+ ){{0,2}}?{_GONE}\b|(?:^\W*(?:because |and |so |then )?)i \w+ [^.]{{0,120}}?\band (?:then )?(?:died|(?:was|were) (?:\w+ )?(?:buried|killed|assassinated|executed|beheaded|hanged|murdered|canoni[sz]ed|laid to rest|burnt|burned))\b|\bi(?: am|'m|'ve been| have been)(?: now| long| already| indeed| quite)* (?:dead|deceased|a dead (?:man|woman)|a historical figure|gone from this)\b"
     r"|\bjust a historical figure\b|\bborn\b[^.]{0,80}\bdied\b|\b(?:killed|murdered|stabbed|assassinated|executed|burned|burnt|buried|beheaded|poisoned|crucified|hanged|entombed|interred|mourned|outlived|survived|canoni[sz]ed|deified|exhumed|cremated) me\b"
-    r"|\bme (?:they|he|she) (?:burn(?:t|ed)|buried|killed|hanged|laid)\b|\bput me (?:to death|in(?:to)? the (?:ground|earth|grave))\b|\b(?:cut|struck|shot|stabbed) me (?:down|dead|to death)\b|\blaid me (?:to rest|out|in|beside|under)\b|\blowered me\b"
-    r"|\bclosed my eyes\b|\bover my (?:dead )?(?:body|corpse|bier|coffin)\b|\b(?:lord|god|heaven|almighty|maker|he|fever|consumption|plague|cholera|typhus|illness|cancer|sea|christ|angels?) (?:\w+ ){0,3}?(?:called|took|summoned|gathered|carried|bore|finished) me (?:home|to h|to her|from|away|off|unto|in (?:the|my)|at (?:last|the age)|up)\b"
+    r"|\bme (?:they|he|she) (?:burn(?:t|ed)|buried|killed|hanged|laid)\b|\bhad me (?:declared|proclaimed|deified|buried|canoni[sz]ed|burn\w+)\b|\blaid \w+ (?:\w+ )?beside me\b|\bput me (?:to death|in(?:to)? the (?:ground|earth|grave))\b|\b(?:cut|struck|shot|stabbed) me (?:down|dead|to death)\b|\blaid me (?:to rest|out|in|beside|under)\b|\blowered me\b"
+    r"|\bclosed my eyes\b|\bover my (?:dead )?(?:body|corpse|bier|coffin)\b|\b(?:lord|god|heaven|almighty|maker|he|fever|consumption|plague|cholera|typhus|illness|cancer|sea|christ|angels?) (?:\w+ ){0,3}?(?:called|took|summoned|gathered|carried|bore|finished) me (?:home|to h(?:im|er)(?:self)?|from|away|off|unto|in (?:the|my)|at (?:last|the age)|up)\b"
     r"|\b(?:drank|drunk|took|taken|swallowed) (?:the|that|my) (?:hemlock|poison|cup)\b|\b(?:paid|pay) (?:for (?:it|this|that) )?with my life\b|\bcost me my (?:life|head)\b|\blost my (?:life|head)\b|\bgave my life(?! to)\b|\b(?:took|ended) my (?:own )?life\b"
     r"|\bmy life (?:ended|was (?:cut short|taken|over)|came to (?:an|its) end)\b|\b(?:killed|poisoned|hanged|drowned|stabbed) myself\b|\basp bite me\b|\bi would (?:still )?have lived\b|\bi(?: did not|'d not| didn't| never) live[d]? (?:long enough )?to\b"
     r"|\bwhile i (?:still )?lived(?! (?:in|at|with|on|there|near|here))\b|\bwhen i was (?:still )?alive\b|\bhad i lived\b|\bposthumous(?:ly)?\b|\b(?:dead|deceased|gone) (?:for|these) (?:[\w-]+ ){1,4}?(?:years|centuries)\b|\b(?:in the end|finally|at last|at length) (?:\w+ )?killed me\b"
@@ -107,14 +107,14 @@ MY_DEATH = re.compile(
     re.IGNORECASE,
 )
 AFTER = re.compile(
-    rf"\b(?:after|since|until|till|upon|following|before|at|by|on|of|to) my (?:own )?(?:\w+ )?(?:death|demise|passing|burial|funeral|murder|assassination|execution|suicide|decease)\b|\b(?:after|since) i (?:was|had|have) (?:\w+ )?(?:gone|passed|died|left)\b|\b(?:long|years|centuries|soon|shortly|days|months|ages) after (?:me\b|my (?:time|day|life)\b|i {_GONE})"
+    rf"\b(?:after|since|until|till|upon|following|before|at|by|on|of|to) my (?:own )?(?:\w+ )?(?:death|demise|passing|burial|funeral|murder|assassination|execution|suicide|decease)\b|\b(?:after|since) i (?:was|had|have) (?:\w+ )?(?:gone|passed|died|left (?:this|the) (?:world|earth|life))\b|\b(?:long|years|centuries|soon|shortly|days|months|ages) after (?:me\b|my (?:time|day|life)\b|i {_GONE})"
     r"|\bafter my (?:own )?(?:time|day|lifetime)\b|\bwhen i was gone\b|\bonce i was gone\b",
     re.IGNORECASE,
 )
 
 _VERBS = (
     r"(?:play(?:ed|s)?|perform(?:ed|s)?|regard(?:ed|s)?|remember(?:ed|s)?|consider(?:ed|s)?|stud(?:y|ied|ies)|admire[ds]?|celebrate[ds]?|greet(?:s|ed)?|recogni[sz]e[ds]?|revere[ds]?|accepted|count|quot(?:e|ed|es)|read|reads|recite[ds]?|sing|sings|sung"
-    r"|taught|teach(?:es)?|cite[ds]?|print(?:ed|s)?|honou?r(?:ed|s)?|venerate[ds]?|worship(?:ped|s)?|pray|visit(?:ed|s)?|use[ds]?|call(?:ed|s)?|speak|spoken|speaks|know|known|knows|love[ds]?|cherish(?:ed|es)?|appreciate[ds]?|inspir\w+|mov(?:e|es|ing)|listen\w*|debate[ds]?|discuss\w*|argu\w+|name[ds]?|follow(?:ed|s)?|wear|carry|film(?:ed)?|stage[ds]?|translate[ds]?|reprint(?:ed)?|publish(?:ed)?|bears?|enjoy(?:ed|s)?|relevant|famous|reads?|learn\w*|tell|told|guide[ds]?)"
+    r"|taught|teach(?:es)?|cite[ds]?|print(?:ed|s)?|honou?r(?:ed|s)?|venerate[ds]?|worship(?:ped|s)?|pray|visit(?:ed|s)?|use[ds]?|call(?:ed|s)?|speak|spoken|speaks|know|known|knows|love[ds]?|cherish(?:ed|es)?|appreciate[ds]?|inspir\w+|mov(?:e|es|ing)|listen\w*|debate[ds]?|discuss\w*|argu\w+|name[ds]?|follow(?:ed|s)?|wear|carry|film(?:ed)?|stage[ds]?|translate[ds]?|reprint(?:ed)?|publish(?:ed)?|bears?|enjoy(?:ed|s)?|famous|reads?|learn\w*|tell|told|guide[ds]?)"
 )
 _NOW = r"(?:still|today|to this day|nowadays|these days|even now|in your (?:time|day|age|century)|in modern times|in our (?:modern )?(?:time|age)|all over the world|around the world|throughout the world|ever since|down the ages|across the ages|for generations|centuries later|generations later)"
 _AGES = r"(?:(?:a |two |three |four |five |many |several |some |\w+ )?(?:centur(?:y|ies)|millenni(?:um|a)|generations|(?:hundreds?|thousands?)(?: and \w+)?(?: of)? years|\d{3,4} years))"
@@ -136,7 +136,25 @@ FAME = re.compile(
     re.IGNORECASE,
 )
 OF_DEATH = re.compile(
-    r"\b(?:your|thy) (?:own )?(?:death|funeral|burial|grave|tomb|coffin|corpse|dying|last words|demise|passing|legacy|murder|execution|assassination|epitaph|statue|monument|remains|bones)\b"
+    r"\babout you afterwards\b|\b(?:your|thy) (?:own )?(?:death|funeral|burial|grave|tomb|coffin|corpse|dying|last words|demise|passing|legacy|murder|execution|assassination|epitaph|statue|monument|remains|bones)\b"
     r"|\bdid you die\b|\byou (?:died|die|are dead|were dead|were buried|passed away|were gone|had gone|had died)\b|\bare you (?:buried|dead)\b|\bwere you buried\b|\b(?:killed|murdered|stabbed|assassinated|executed|buried|beheaded) you\b|\bdid (?:\w+ ){1,6}of you afterwards\b|\babout you afterwards\b|\bend of your life\b|\byour life end\b|\boutlive you\b|\bstill famous\b|\bstill remembered\b",
     re.IGNORECASE,
 )
+KNOWN_NOW = re.compile(
+    r"\b(?:is|are) (?:now|today) (?:called|known as|considered|regarded)\b|\bstill (?:widely )?regarded as\b|\bread ever since\b",
+    re.IGNORECASE,
+)
+"""Fame that needs no *I* or *my* beside it."""
+RESTS = re.compile(
+    r"^\W*where (?:do|can|are|could|did) (?:you|one|we|people|they)\b[^.]{0,20}\b(?:rest|lie|visit|find|buried|lay)\b",
+    re.IGNORECASE,
+)
+GRAVE = re.compile(
+    r"\b(?:vault|crypt|tomb|grave|churchyard|graveyard|cemetery|sarcophagus|mausoleum|buried)\b",
+    re.IGNORECASE,
+)
+DYING = re.compile(
+    r"\b(?:mortal|wounds?|blows?|daggers?|rope|scaffold|coffin|bier|pyre|mourn\w*|wept|weeping|funeral|grave|tomb|buried|laid|died|an(?:a)?emia|fever|cancer|pneumonia|consumption|stroke|dropsy|sanatorium|plague|cholera|typhus|tuberculosis|poison|inspir\w+|legacy|remember\w*)\b",
+    re.IGNORECASE,
+)
+"""What answers to a question about the own death have, besides their verbs."""
