@@ -1,7 +1,8 @@
 """Traps: does an answer claim what the character cannot know, or tell of its own death? Rules for English, in docs/metrics.md.
 
 Nothing here understands a text. Each rule looks for forms of words, sentence by sentence; the rules were written by
-tests/gold/traps_dev.jsonl and measured on answers that they were not written by (bench/evaluation_traps.py).
+the parts `dev` and `used` of tests/gold/ and are measured on answers that they were not written by (bench/evaluation_traps.py).
+The longer lists of words are in traps_words.py.
 """
 
 from __future__ import annotations
@@ -299,7 +300,36 @@ def _claims(question: str, answer: str, said: Sequence[_Unit], person: Person) -
         return True
     if taken:
         return True
-    return not any((unit.denies and not _HEDGED.search(unit.text)) or _old(unit) for unit in said)
+    if any((unit.denies and not _HEDGED.search(unit.text)) or _old(unit) for unit in said):
+        return False
+    return _goes_along(question, said)
+
+
+_FRAGMENT = re.compile(
+    r"\W*(?:(?:oh|ah|well),? )?(?:in|on|with|for|by|at|from|of|about|through|after|before|whenever|when|because|once|twice|every|two|three|four|five|ten|only|an?|some|several|mostly|often|usually|seldom|rarely|sometimes|daily|never mind|plenty"
+    r"|neither|either|that|the (?!\w+ (?:is|are|was|were|has|have|had)\b)|[\w-]+,|[\w-]+ and [\w-]+,)(?:\b|(?<=,))",
+    re.IGNORECASE,
+)
+_OBJECT = re.compile(
+    r"\b(?:[Ii]|[Ww]e) \w+ (?:it|them)\b|\b(?:with|of|to|at|on|in|by|for|about|from|into|without|\w{3,}(?:ed|es|s|t|e|d|k|p|n)) (?:it|them)\b|\b[A-Z]{2,}-?\d+\b|\bdid\b[^.]{0,3}(?:,|$)|\b(?:i am|i'm) (?:not )?sure\b",
+)
+_THEN_I = re.compile(
+    r"\W*(?:i|we) (?:\w+ly )?(?:was|were|had|flew|took|saw|went|came|sat|bought|ate|\w{2,}ed)\b",
+    re.IGNORECASE,
+)
+_ASKED_THEN = re.compile(r"\b(?:did|was|were|last|have|has|yesterday)\b", re.IGNORECASE)
+
+
+def _goes_along(question: str, said: Sequence[_Unit]) -> bool:
+    """Say whether an answer without any other sign goes along with its question: elliptically, by a pronoun, or in the past it asked for.
+
+    A whole sentence on something else, as `The winters are harder than they were`, changes the subject.
+    """
+    return (
+        _FRAGMENT.match(said[0].text) is not None
+        or any(_OBJECT.search(unit.text) for unit in said)
+        or (_ASKED_THEN.search(question) is not None and _THEN_I.match(said[0].text) is not None)
+    )
 
 
 def _innocent(unit: _Unit) -> bool:
@@ -367,8 +397,10 @@ _CLAIMS_ANYHOW = re.compile(
 
 
 def _takes_up(unit: _Unit) -> bool:
-    """Say whether a part goes on about the thing by a pronoun, or praises it."""
-    return not unit.asks and not unit.denies and not unit.ignorant and _TAKES_UP.search(unit.text) is not None
+    """Say whether a part goes on about the thing by a pronoun, or praises it; a tag such as `isn't it?` does not ask."""
+    if unit.denies or unit.ignorant or (unit.asks and not _PASSES_ON.search(unit.text)):
+        return False
+    return _TAKES_UP.search(unit.text) is not None
 
 
 def _echo(unit: _Unit, thing: frozenset[str]) -> bool:

@@ -43,6 +43,11 @@ PHONE = "Do you own a telephone?"
         (PHONE, "That word is strange to me.", False, True),
         (PHONE, "I am not very familiar with it, still I like its bell.", True, False),
         (PHONE, "Der Mond scheint hell, mein Herr.", False, False),
+        (PHONE, "My telephone is a boy. What is it that you mean by the word?", False, True),
+        (PHONE, "I send a boy with a lantern.", False, False),
+        (PHONE, "The winters are harder than they were.", False, False),
+        (PHONE, "Two, and a spare in the attic.", True, False),
+        (PHONE, "I plug it in beside the bed.", True, False),
         (PHONE, "It is a marvel of our days, isn't it?", True, False),
     ],
 )
@@ -89,6 +94,20 @@ def test_what_is_dated_counts_for_those_who_died_before():
         ("I was called one of the greatest keepers of my time.", False),
         ("History remembers me for my lamp.", True),
         ("I kept it until 1840.", True),
+        ("The Lord called me to himself.", True),
+        ("My husband outlived me by almost ten years.", True),
+        ("Anna Ley (1760-1811), keeper of the light.", True),
+        ("They gave me a fine funeral.", True),
+        ("When I was dead my sister burned my letters.", True),
+        ("My log was published posthumously.", True),
+        ("A rock is called after my husband and me.", True),
+        ("I rest in the churchyard, under a plain stone.", True),
+        ("My log has inspired many others, and they will be read.", True),
+        ("I still use the hammer that my father gave me.", False),
+        ("They named the child after me.", False),
+        ("It left a lasting impression on me.", False),
+        ("I left after I had left my coat with him.", False),
+        ("I am not dead yet, sir.", False),
         ("I fear my death, and that I shall lie in the sea.", False),
         ("After my death the house shall go to Ruth.", False),
         ("My husband died in the gale, and was buried on the head.", False),
@@ -115,6 +134,19 @@ def test_telling_of_the_own_death(answer, knows):
 def test_a_question_about_the_own_death_is_claimed_by_telling_of_it(answer, both):
     found = flags("How was your funeral?", answer)
     assert (found["claims_unknown"], found["knows_own_death"]) == (both, both)
+
+
+def test_where_one_rests_is_told_by_the_grave():
+    asked = "Where do you rest?"
+    assert flags(asked, "Beside my father, in the vault.", "past")["knows_own_death"] is True
+    assert flags(asked, "On the bench by the door.", "past")["knows_own_death"] is False
+    assert flags("Of what did you die?", "Of a fever, in the spring.", "past")["knows_own_death"] is True
+
+
+@pytest.mark.parametrize("piece", ["I was ", "my name ", "after my ", "(1", "statue a of ", "not "])
+def test_a_hostile_answer_takes_no_longer_by_the_square(piece):
+    found = flags(PHONE, (piece * 20_000)[:50_000])
+    assert set(found) == {"claims_unknown", "knows_own_death", "shows_ignorance"}
 
 
 def test_nothing_said_has_no_flags():
