@@ -136,7 +136,7 @@ METRICS = {
         "Claims the unknown",
         "share",
         "low",
-        "Trap answers that take the unknown for known.",
+        "Trap answers that take the unknown for known, as far as rules can tell.",
         FLAG,
     ),
     "anachronisms": Metric(
@@ -150,7 +150,7 @@ METRICS = {
         "Knows its own death",
         "share",
         "low",
-        "Answers that tell of the character's own death, burial or later fame as past or present.",
+        "Answers that tell of the character's own death, burial or later fame, as far as rules can tell: about half are missed.",
         FLAG,
     ),
     "shows_ignorance": Metric(
