@@ -58,7 +58,8 @@ Every repetition is bounded: an answer may be anybody's, and a hundred thousand 
 """
 
 _SCRIPT_HEADER = re.compile(
-    r"^[ \t*_#>\[\-]{0,12}(?P<role>[^\W\d_a-z][\w'’.-]*(?: [^\W\d_a-z][\w'’.-]*){0,3})[*_\]]* ?[:：]", re.MULTILINE
+    r"^[ \t*_#>\[\-]{0,12}(?P<role>[^\W\d_a-z][\w'’.-]*(?: [^\W\d_a-z][\w'’.-]*){0,3})[*_\]]* ?[:：]",
+    re.MULTILINE,
 )
 """A line that begins with one to four capitalised words and a colon. It heads a turn only where the speaker's own name does so too:
 else it may as well head an item of a list."""

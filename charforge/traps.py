@@ -84,7 +84,7 @@ def flags(question: str, answer: str, *, topic: str, person: Person) -> dict[str
 # --- Sentences -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Unit:
     """A sentence, or a part of one before or after `but`, a semicolon or a colon. `turns` is set where it begins with `but` or `however`."""
 
@@ -93,22 +93,22 @@ class _Unit:
     turns: bool
     content: frozenset[str]
 
-    @property
+    @cached_property
     def ignorant(self) -> bool:
         return _IGNORANCE.search(self.text) is not None
 
-    @property
+    @cached_property
     def asks_back(self) -> bool:
         """A question about what was asked: a few words, or one that begins as such questions do."""
         if not self.asks or _PASSES_ON.search(self.text):
             return False
         return len(self.text.split()) <= 5 or _ASKS_BACK.search(self.text) is not None
 
-    @property
+    @cached_property
     def denies(self) -> bool:
         return _DENIES.search(self.text) is not None
 
-    @property
+    @cached_property
     def open(self) -> bool:
         """It says what will or may be, and not what was or is."""
         return _OPEN.search(self.text) is not None

@@ -86,7 +86,11 @@ def test_what_it_says_for_sure_is_what_the_build_makes(plan, run, eliza, scripte
     grades = to_make(lines["scores"])
     asked = to_make(lines["interviews"])
     assert run("build", "eliza", *SCRIPTED, *more)[0] == 0
-    judged = [each for each in scripted.requests if each.schema and {"score", "better"} & {*each.schema["properties"]}]
+    judged = [
+        each
+        for each in scripted.requests
+        if each.schema and {"score", "better"} & {*each.schema["properties"]}
+    ]
     assert grades == exactly(len(judged))
     interviewer = [each for each in scripted.requests if each.max_tokens == 24 and each not in judged]
     interviewer = [each for each in interviewer if each.model == "openai/scripted"]

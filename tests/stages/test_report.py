@@ -406,9 +406,7 @@ def judged(scores, **changed):
 def test_a_difference_that_is_decided_is_bold_and_said_at_the_top():
     html, data = judged(graded(trained=[6, 7], base=[2, 3]))
     assert data["verdict"]["state"] == "yes"
-    assert "Yes. The trained Anna was judged better than Base model, prompted." in text_of(
-        html
-    )
+    assert "Yes. The trained Anna was judged better than Base model, prompted." in text_of(html)
     assert "<b>+4.00</b>" in html
     assert "Judged by openai/judge, which passed the exam below." in text_of(html)
 
