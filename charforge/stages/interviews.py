@@ -8,7 +8,6 @@ This module knows no store, no file, and of a model nothing but `ask`.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
@@ -28,10 +27,11 @@ from charforge.marks import (
     mark_answer,
     own_words,
 )
+from charforge.stages.slots import all_of, by_id
 from charforge.templates import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from charforge.llm.request import Answered, Ask, Message
 
@@ -258,24 +258,11 @@ async def interview(
     )
     asked = [_single(room, contestant, question) for contestant in contestants for question in single]
     talks = [_subject(room, contestants, subject, turns) for subject in multi]
-    answers, transcripts = await _all([_all(asked), _all(talks)])
+    answers, transcripts = await all_of([all_of(asked), all_of(talks)])
     answers += [dict(record) for each in imported for record in each.single]
     records = [record for several in transcripts for record in several]
     records += [dict(record) for each in imported for record in each.turns]
-    return Results(everybody, _sorted(answers), _sorted(records), _sorted(room.calls))
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Return all results in order. One failure does not stop the others: their calls are kept, then it is raised."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
-def _sorted(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(records, key=lambda record: str(record["id"]))
+    return Results(everybody, by_id(answers), by_id(records), by_id(room.calls))
 
 
 def _note_calls(room: _Room, identity: str, calls: Sequence[str]) -> None:
@@ -413,7 +400,7 @@ async def _subject(
     """Return the transcripts of all contestants about one subject. The opening question is the same for all."""
     opening = await _question(room, subject, [])
     talks = [_transcript(room, contestant, subject, turns, opening) for contestant in contestants]
-    return await _all(talks)
+    return await all_of(talks)
 
 
 async def _transcript(

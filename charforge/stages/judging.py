@@ -48,9 +48,6 @@ SMALL_FACT = 240
 
 NOTHING = "(says nothing)"
 
-INTERVIEWER = "Visitor"
-"""Who asks, in every transcript."""
-
 _EMBEDDED = "embedded/"
 _LOCAL = (_EMBEDDED, "local/")
 

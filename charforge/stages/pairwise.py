@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charforge import evidence
 from charforge.stages import judging
+from charforge.stages.interviews import INTERVIEWER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,5 +87,5 @@ def _words(record: Mapping[str, Any]) -> int:
     return sum(
         len(evidence.words(turn["content"]))
         for turn in record["turns"]
-        if turn["action"] == "speaking" and turn["role"] != judging.INTERVIEWER
+        if turn["action"] == "speaking" and turn["role"] != INTERVIEWER
     )

@@ -7,7 +7,6 @@ This module knows no store, no file, and of a model nothing but `ask`.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +14,10 @@ from charforge.stages import exam as exams
 from charforge.stages import judging
 from charforge.stages import pairwise as comparing
 from charforge.stages.judging import DIMENSIONS, Judge, Room, room_for
+from charforge.stages.slots import all_of, by_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from charforge.llm.request import Ask
     from charforge.stages.judging import Person
@@ -184,16 +184,16 @@ async def score(
         tick(len(made))
         return record
 
-    examined, graded, compared = await _all(
+    examined, graded, compared = await all_of(
         [
-            _all([examine(judge, paper) for judge in judges for paper in wanted.papers]),
-            _all([grade(judge, *one) for judge in judges for one in wanted.grades]),
-            _all([compare(judge, *one) for judge in judges for one in wanted.pairs]),
+            all_of([examine(judge, paper) for judge in judges for paper in wanted.papers]),
+            all_of([grade(judge, *one) for judge in judges for one in wanted.grades]),
+            all_of([compare(judge, *one) for judge in judges for one in wanted.pairs]),
         ]
     )
     asked = dimensions if wanted.papers else ()
     return Results(
-        _sorted(examined),
+        by_id(examined),
         {
             "judges": {
                 judge["model"]: exams.result(
@@ -202,23 +202,10 @@ async def score(
                 for judge in judges
             }
         },
-        _sorted(graded),
-        _sorted(compared),
-        _sorted(calls),
+        by_id(graded),
+        by_id(compared),
+        by_id(calls),
     )
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Return all results in order. One failure does not stop the others: their calls are kept, then it is raised."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
-def _sorted(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(records, key=lambda record: str(record["id"]))
 
 
 def _key(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from charforge.llm.request import Request
 from charforge.templates import literals, render
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from charforge.checks import Broken
     from charforge.llm.request import Answered, Ask
@@ -498,6 +498,15 @@ async def ahead(
         await asyncio.gather(*running, return_exceptions=True)
     if failures:
         raise failures[0]
+
+
+async def all_of(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Return all results in order. One failure does not stop the others: their calls are kept, then it is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 def by_id(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
