@@ -263,6 +263,13 @@ def parser() -> _Parser:
     others.add_argument("--no-build", action="store_true", help="write the files only; measure nothing")
     others.add_argument("--force", action="store_true", help="replace files that are there already")
 
+    lock = command(
+        "lock", _lock, "write the lock from the store, or hold it against this checkout", specs="*"
+    )
+    lock.add_argument(
+        "--check", action="store_true", help="change nothing; say where it is not what is derived"
+    )
+
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 
     gc = command("gc", _gc, "remove what no spec and no lock file reaches any more")
@@ -455,6 +462,12 @@ def _record_import(args: argparse.Namespace) -> int:
     from charforge.commands import record
 
     return record.run_import(args)
+
+
+def _lock(args: argparse.Namespace) -> int:
+    from charforge.commands import lock
+
+    return lock.run(args)
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charforge import __version__
@@ -139,12 +141,23 @@ def progress_note(message: Mapping[str, Any]) -> str:
     )
 
 
+def _processor() -> str:
+    """Return the processor's model: its kind decides the last bits of what is trained."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
 def environment() -> dict[str, str]:
     """Return what a build ran on: recorded with every trace, compared by an audit, part of no digest."""
     versions = {
         "charforge": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
     }
     for library in _LIBRARIES:
         try:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,6 @@ def _conclude(
     seconds: float,
 ) -> bool:
     """Where a character's build is whole, leave the receipt and the lock, and say so. Returns whether it is."""
-    from charforge.engine import lock
     from charforge.engine.build import RAN
     from charforge.engine.stale import UP_TO_DATE
 
@@ -174,18 +174,34 @@ def _conclude(
     receipt.write(target.receipt(key), key, each.stamps, {"stages": len(mine)})
     if args.to is None and args.preset is None and not args.overrides:
         # The lock speaks for the spec as it is committed, so only a build of just that may write it.
-        used = {
-            name: {"usage": outcome.record["usage"]}
-            for name, outcome in mine.items()
-            if outcome.record.get("usage")
-        }
-        lock.write(target.spec.with_suffix(".lock"), target.id, mine, used)
+        _lock(store, target, mine)
     ran = sum(outcome.status == RAN for outcome in mine.values())
     if ran:
         _say_built(target, list(mine.values()), ran, seconds, args.to)
     else:
         _say_up_to_date(target, len(mine), args.to)
     return True
+
+
+def _lock(store: Store, target: Target, outcomes: Mapping[str, Outcome]) -> None:
+    """Write the character's lock. What it says of stages that are as it says already is not worked out again."""
+    from charforge.engine import lock
+    from charforge.engine.errors import Damaged, EngineError
+    from charforge.engine.store import Trace
+
+    path = target.spec.with_suffix(".lock")
+    known = None
+    # One of an older version, or with the marks of a merge conflict, is what this one replaces.
+    with suppress(EngineError):
+        known = lock.read(path)
+    traces = {
+        name: Trace(outcome.action or "", 0, outcome.outputs or {}, outcome.record)
+        for name, outcome in outcomes.items()
+    }
+    try:
+        lock.write(path, lock.collect(store, target.id, traces, known))
+    except Damaged as error:
+        print(f"note: {target.id}: no lock was written: {error.message}", file=sys.stderr)
 
 
 def _digests(outcome: Outcome) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Reason = dict[str, Any]
-"""`{"kind": "never"}`, `{"kind": "lost"}`, `{"kind": "version", "was", "now"}`, `{"kind": "input", "label", "change"}` or
+"""`{"kind": "never"}`, `{"kind": "gone"}` (of a lock: there is no such stage now), `{"kind": "lost"}`, `{"kind": "version", "was", "now"}`, `{"kind": "input", "label", "change"}` or
 `{"kind": "field", "field", "was", "now"}` (a side that does not exist is left out)."""
 
 _SHOWN = 60
@@ -59,6 +59,8 @@ def sentence(reason: Reason) -> str:
     match reason["kind"]:
         case "never":
             return "never built"
+        case "gone":
+            return "there is no such stage now"
         case "lost":
             return "its recorded outputs are gone from the store, or damaged"
         case "version":
