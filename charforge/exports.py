@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from charforge.dialogue import EOT, cue
+from charforge.notice import about
 from charforge.stages.interviews import INTERVIEWER, LOCATION, status
 from charforge.templates import render
 
@@ -173,6 +174,7 @@ def _render(template: str, facts: Facts, **more: Any) -> str:
             version=facts["charforge"],
             name=plain(person["name"]),
             short_name=plain(person["short_name"]),
+            notice=plain(about(person["name"], person["portrays"], person["notice"])),
             id=facts["id"],
             knows_until=plain(person["knows_until"]),
             never=", ".join(plain(each) for each in person["never"]),

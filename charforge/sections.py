@@ -241,13 +241,18 @@ class Judge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CharacterSpec:
-    """A character with every value filled in. `id` and `file` come from where the spec lies, not from its text."""
+    """A character with every value filled in. `id` and `file` come from where the spec lies, not from its text.
+
+    `portrays` and `notice` are for readers: no stage but the report gets to see them.
+    """
 
     id: str
     file: str
     name: str
     short_name: str
     preset: str
+    portrays: str | None
+    notice: str | None
     profile: Profile
     knows: Knows
     generator: Generator

@@ -344,7 +344,7 @@ class _Reader:
 
     def _meanings(self, values: dict[str, Any]) -> None:
         """Report what a schema cannot say."""
-        for name_path in (("name",), ("short_name",)):
+        for name_path in (("name",), ("short_name",), ("notice",)):
             self._printable(name_path, _get(values, name_path))
         for index, item in enumerate(_get(values, ("knows", "never")) or ()):
             self._printable(("knows", "never", index), item)

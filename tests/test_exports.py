@@ -25,6 +25,8 @@ def facts(kind="hf", **changes):
         "character": {
             "name": "Ada Example",
             "short_name": "Ada",
+            "portrays": None,
+            "notice": None,
             "knows_until": "1852-11-27",
             "never": ["radio"],
         },
@@ -70,6 +72,14 @@ def facts(kind="hf", **changes):
 def front(text):
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
+
+
+@pytest.mark.parametrize("kind", ["hf", "dataset"])
+def test_a_card_says_whom_the_character_is_made_after(kind):
+    made, card = facts(kind), exports.dataset_card if kind == "dataset" else exports.model_card
+    assert "real person" not in card(made)
+    made["character"] |= {"portrays": "historical", "notice": "Only *facts*."}
+    assert "** Ada Example was a real person. Only \\*facts\\*. " in card(made)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,8 @@ def nasty(kind):
     person = {
         "name": NASTY,
         "short_name": "Ada",
+        "portrays": "living",
+        "notice": NASTY,
         "knows_until": "1852",
         "never": [NASTY],
     }

@@ -664,6 +664,8 @@ FULL = {
     "charforge": 1,
     "name": "Ludwig van Beethoven",
     "short_name": "Beethoven",
+    "portrays": "historical",
+    "notice": "Nobody was asked.",
     "profile": {"file": "profiles/x.md"},
     "knows": {"until": "1827-03-26", "never": ["cars", "jazz"]},
     "written": None,

@@ -157,6 +157,8 @@ def _fetch(
         "character": {
             "name": spec.name,
             "short_name": spec.short_name,
+            "portrays": spec.portrays,
+            "notice": spec.notice,
             "knows_until": spec.knows.until,
             "never": list(spec.knows.never),
         },

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from charforge.metrics import METRICS
+from charforge.notice import about_answers
 from charforge.report import answers, counted, judged, made, page, training, words
 from charforge.report.links import Links
 from charforge.report.people import people
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Record = Mapping[str, Any]
 
-VERSION = 3
+VERSION = 4
 
 
 def build(
@@ -80,6 +81,7 @@ def build(
         "name": spec["name"],
         "short_name": short_name,
         "lede": _lede(spec, dataset_stats, trained),
+        "notice": about_answers(str(spec["name"]), spec["portrays"], spec["notice"]),
         "profile": {
             "paragraphs": len(profile["paragraphs"]),
             "words": words.count(sum(len(str(one["text"]).split()) for one in profile["paragraphs"])),

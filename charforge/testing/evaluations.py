@@ -192,6 +192,8 @@ def evaluation(
         "spec": {
             "name": f"Made Up{plant}",
             "short_name": f"Made{plant}",
+            "portrays": "living",
+            "notice": f"Made up.{plant}",
             "knows": {"until": "1901-01-01", "never": ["cinema"]},
             "train": {"base_model": f"models/base{plant}", "method": "full", "epochs": 3},
         },

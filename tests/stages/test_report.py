@@ -19,6 +19,8 @@ SPEC = {
     "id": "anna",
     "name": "Anna Ley",
     "short_name": "Anna",
+    "portrays": None,
+    "notice": None,
     "knows": {"until": "1901-01-01", "never": ["cinema"]},
     "train": {"base_model": "embedded/tiny", "method": "full", "epochs": 2},
     "judge": {"model": "embedded/tiny", "dimensions": ["memorization", "values"]},
@@ -581,6 +583,15 @@ def test_the_yield_is_told_with_the_reasons_of_rejection():
     text = text_of(build()[0])
     assert "scenes 10 10 50 20 % copied 37 , too-short 3" in text
     assert "12 of 30 rejected replies, one of each rule in turn." in text
+
+
+def test_of_a_real_person_it_is_said_that_the_answers_are_not_theirs():
+    assert 'class="small notice"' not in build()[0]
+    html, _ = build(spec={**SPEC, "portrays": "living", "notice": "<b>No</b> consent."})
+    assert (
+        '<p class="small notice">Anna Ley is a real and living person. None of the answers on this page is '
+        "Anna Ley&#39;s own. &lt;b&gt;No&lt;/b&gt; consent.</p>"
+    ) in html
 
 
 def test_the_spec_and_the_digests_are_part_of_it():
