@@ -220,7 +220,12 @@ def parser() -> _Parser:
     group("record", "take recorded replies elsewhere, and bring them in")
     replies = command("record export", _record_export, "write a character's recorded replies to a file")
     replies.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
-    replies.add_argument("file", metavar="FILE", help="where to: its name ends in .jsonl.zst or .jsonl")
+    replies.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="where to: its name ends in .jsonl.zst or .jsonl (default: characters/recordings/ID.jsonl.zst)",
+    )
     sizing(replies)
 
     import_ = command("record import", _record_import, "verify a file of replies and add them to the store")

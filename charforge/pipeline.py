@@ -37,7 +37,7 @@ from charforge.spec import MAX_DATA_BYTES, is_local
 from charforge.stages import dataset, dialogues, profile, protective, scenes, written
 from charforge.stages.released import File
 
-__all__ = ["RELEASED", "STAGES", "Character", "Progress", "Workshop", "character"]
+__all__ = ["OBSERVED", "RELEASED", "STAGES", "Character", "Progress", "Workshop", "character"]
 
 STAGES = (
     "profile",
@@ -58,6 +58,9 @@ STAGES = (
 
 RELEASED = "released"
 """The stage of characters that train on files of the hub; others have none."""
+
+OBSERVED = frozenset({"model", RELEASED})
+"""Stages whose outputs are observed: a training, a download. All others give the same bytes again from recorded replies."""
 
 RELEASED_VERSION = 1
 BASE_VERSION = 2

@@ -1,20 +1,23 @@
-"""Recordings: recorded replies in a file, to build elsewhere without a key, a network or a bill.
+"""Recordings: what was observed and cannot be computed, in a file, to build and audit elsewhere without a key, a network or a bill.
 
-One JSON line of facts about the file, then one for each reply, sorted by the digest of its call, all in canonical form and so
-without a choice: the same replies give the same bytes. In a `.zst` file they are one Zstandard frame.
+One JSON line of facts about the file, then one for each reply, and one for each stage that was trained or downloaded, sorted by the
+digest of their actions, all in canonical form and so without a choice: the same facts give the same bytes. In a `.zst` file
+they are one Zstandard frame.
 
-    {"character":"ada","charforge_recording":1,"count":2,"root":"<64 hex digits>"}
+    {"character":"ada","charforge_recording":2,"count":2,"root":"<64 hex digits>","stages":1}
     {"action":{…},"digest":"<64 hex digits>","record":{"prompt_tokens":812,…},"reply":{"finish_reason":"stop","text":"…"}}
+    {"action":{…},"digest":"<64 hex digits>","outputs":{"train_summary.json":{"digest":"…","text":"…"},…},"record":{"seconds":240,…}}
 
-A recording comes from a stranger: it is read within limits, all of it is verified before any of it is believed, and what it
+Of a stage the small outputs are there as they are, and of a folder of weights what it consists of. A recording comes from a stranger: it is read within limits, all of it is verified before any of it is believed, and what it
 says is data. Nothing proves that a model ever said it: who imports a recording trusts its maker for that.
-Knows calls and the store; no spec and no stage.
+Knows calls, actions and the store; no spec, and of a stage what its action says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import json
 import os
 import stat
@@ -29,7 +32,18 @@ from typing import IO, TYPE_CHECKING, Any
 from charforge.engine.digest import Action, canonical
 from charforge.errors import CharForgeError, FileProblems, Problem
 from charforge.files import visible
-from charforge.llm.request import FINISH_REASONS
+from charforge.recorded import (
+    MAX_LINE,
+    MIB,
+    Observation,
+    Observed,
+    is_hex,
+    is_whole,
+    kept_of,
+    observation_problem,
+    observed_problem,
+    parsed,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -40,19 +54,14 @@ if TYPE_CHECKING:
     from charforge.engine.claims import Claims
     from charforge.engine.store import Store
 
-VERSION = 1
+VERSION = 2
+"""1 had replies only; it is still read."""
 SUFFIXES = (".jsonl.zst", ".jsonl")
-MIB = 1 << 20
 MAX_MIB = 4096
 """Of a recording, decompressed, unless the user allows more. 1,600 scenes with their dialogues take about 40."""
-MAX_LINE = 32 * MIB
-MAX_DEPTH = 64
 MAX_PROBLEMS = 20
 """After which reading ends: the file is another thing than a recording."""
-FACTS = ("completion_tokens", "cost", "prompt_tokens", "stage")
-"""What a recording says of a call besides the reply; no time, so that two exports are the same bytes."""
-
-_DOMAIN = b"charforge/recording/1\n"
+_DOMAINS = {1: b"charforge/recording/1\n", 2: b"charforge/recording/2\n"}
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _WINDOW_LOG = 27
 """Of the largest window that a frame may ask memory for: 128 MiB. What we write needs 2 MiB."""
@@ -60,51 +69,35 @@ _CHUNK = MIB
 _LEVEL = 9
 _SPOOL = 64 * MIB
 _GROUP = 256
-_MAX_INTEGER = 2**53
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """A recorded reply: the call, the reply's canonical bytes, and what is known besides (some of FACTS)."""
-
-    action: Action
-    reply: bytes
-    facts: Mapping[str, Any]
-
-    def line(self) -> bytes:
-        """Return its line. Raises ValueError with what is wrong, for what no recording may hold."""
-        problem = _action_problem(self.action.body()) or _reply_problem(_parsed(self.reply))
-        if problem is None and canonical(_parsed(self.reply)) != self.reply:
-            problem = "the reply is not in canonical form"
-        problem = problem or _facts_problem(dict(self.facts))
-        line = b'{"action":%b,"digest":"%b","record":%b,"reply":%b}\n' % (
-            self.action.canonical,
-            self.action.digest.encode(),
-            canonical(dict(self.facts)),
-            self.reply,
-        )
-        if problem is None and len(line) > MAX_LINE:
-            problem = f"{len(line):,} bytes, the limit is {MAX_LINE:,}"
-        if problem is not None:
-            raise ValueError(problem)
-        return line
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording that was verified. `root` names all of its content."""
+    """A recording that was verified. `count` are its replies, `stages` its observed stages; `root` names all of its content."""
 
     character: str
     count: int
+    stages: int
     root: str
     _lines: IO[bytes]
 
     def __iter__(self) -> Iterator[Observation]:
-        """Yield what it holds, sorted by digest."""
+        """Yield the replies it holds, sorted by digest."""
+        for data in self._data():
+            if "reply" in data:
+                yield Observation(Action(**data["action"]), canonical(data["reply"]), data["record"])
+
+    def observed(self) -> Iterator[Observed]:
+        """Yield the observed stages it holds, sorted by digest."""
+        for data in self._data():
+            if "outputs" in data:
+                outputs = {name: kept_of(name, entry) for name, entry in data["outputs"].items()}
+                yield Observed(Action(**data["action"]), outputs, data["record"])
+
+    def _data(self) -> Iterator[dict[str, Any]]:
         self._lines.seek(0)
         for line in self._lines:
-            data = json.loads(line)
-            yield Observation(Action(**data["action"]), canonical(data["reply"]), data["record"])
+            yield json.loads(line)
 
 
 @dataclass(slots=True)
@@ -119,37 +112,39 @@ class Added:
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def observe(store: Store, call: str) -> Observation | None:
-    """Return the reply that the store gives to a call, None where it has none (or no more)."""
-    trace, body = store.find(call), store.action_body(call)
-    if trace is None or body is None or body["kind"] != "call":
-        return None
-    facts = {key: trace.record[key] for key in FACTS if trace.record.get(key) is not None}
-    return Observation(Action(**body), store.read(trace.outputs["reply"]), facts)
-
-
-def write(path: Path, character: str, observations: Iterable[Observation]) -> tuple[int, str]:
+def write(
+    path: Path, character: str, observations: Iterable[Observation], observed: Iterable[Observed] = ()
+) -> tuple[int, str]:
     """Write a recording, atomically, and return how many replies it holds, and its root digest.
 
-    `observations` come sorted by digest. Raises CharForgeError for a name that says no format, and where one cannot be
+    `observations` and `observed` come sorted by digest. Raises CharForgeError for a name that says no format, and where one cannot be
     written down; OSError as it comes.
     """
     packed = _packed(path)
     if not path.parent.is_dir():
         raise CharForgeError(f"{path}: there is no folder {path.parent}", "make it, and rerun")
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL) as body:
-        hasher, count, last = hashlib.sha256(), 0, ""
-        for each in observations:
+        both: tuple[Iterable[Observation | Observed], ...] = (observations, observed)
+        merged = heapq.merge(*both, key=lambda one: one.action.digest)
+        hasher, count, stages, last = hashlib.sha256(), 0, 0, ""
+        for each in merged:
             try:
                 line = each.line()
             except ValueError as error:
-                raise CharForgeError(f"call {each.action.digest[:12]} cannot be recorded: {error}") from error
+                what = f"{each.action.kind} {each.action.digest[:12]}"
+                raise CharForgeError(f"{what} cannot be recorded: {error}") from error
             assert each.action.digest > last
             last = each.action.digest
-            count += 1
+            count += isinstance(each, Observation)
+            stages += isinstance(each, Observed)
             hasher.update(line)
             body.write(line)
-        header = {"character": character, "charforge_recording": VERSION, "count": count}
+        header = {
+            "character": character,
+            "charforge_recording": VERSION,
+            "count": count,
+            "stages": stages,
+        }
         root = _root(header, hasher.hexdigest())
         body.seek(0)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -191,7 +186,8 @@ def _writer(file: IO[bytes], *, packed: bool) -> Iterator[Callable[[bytes], obje
 
 def _root(header: Mapping[str, Any], lines: str) -> str:
     """Return the digest of everything: the facts about the file, and the SHA-256 of its other lines as they stand."""
-    return hashlib.sha256(_DOMAIN + canonical(dict(header)) + b"\n" + lines.encode()).hexdigest()
+    domain = _DOMAINS[header["charforge_recording"]]
+    return hashlib.sha256(domain + canonical(dict(header)) + b"\n" + lines.encode()).hexdigest()
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -220,7 +216,8 @@ def verified(path: Path, *, max_mib: int = MAX_MIB) -> Iterator[Recording]:
             check.problems.append(Problem(file, check.number or None, None, message, None, hint))
         if check.problems:
             raise FileProblems(check.problems)
-        yield Recording(check.header["character"], check.header["count"], check.header["root"], kept)
+        header = check.header
+        yield Recording(header["character"], header["count"], header.get("stages", 0), header["root"], kept)
 
 
 def _lines(path: Path, limit: int) -> Iterator[bytes]:
@@ -291,6 +288,7 @@ class _Check:
         self._kept = kept
         self._hasher = hashlib.sha256()
         self._last = ""
+        self._replies = self._stages = 0
 
     def line(self, line: bytes) -> None:
         self.number += 1
@@ -307,21 +305,28 @@ class _Check:
 
     def _problem(self, line: bytes) -> str | None:
         try:
-            data = _parsed(line)
+            data = parsed(line)
         except ValueError as error:
             return str(error)
-        if not isinstance(data, dict) or set(data) != {"action", "digest", "record", "reply"}:
+        keys = set(data) if isinstance(data, dict) else set()
+        stage = keys == {"action", "digest", "outputs", "record"} and self.header["charforge_recording"] > 1
+        if not stage and keys != {"action", "digest", "record", "reply"}:
             return "expected an object with action, digest, record and reply"
-        found = (
-            _action_problem(data["action"]) or _reply_problem(data["reply"]) or _facts_problem(data["record"])
-        )
+        found = observed_problem(data) if stage else observation_problem(data)
         if found is not None:
             return found
         try:
             action = Action(**data["action"])
-            again = Observation(action, canonical(data["reply"]), data["record"]).line()
+            # A stage's line was held against its canonical form by what it consists of.
+            again = (
+                canonical(data) + b"\n"
+                if stage
+                else Observation(action, canonical(data["reply"]), data["record"]).line()
+            )
         except ValueError as error:
             return str(error)
+        self._stages += stage
+        self._replies += not stage
         if data["digest"] != action.digest:
             return f"the digest is not that of the action, which is {action.digest[:12]}…"
         if again != line + b"\n":
@@ -335,12 +340,11 @@ class _Check:
         """Compare the whole with what the first line says of it."""
         if not self.header:
             raise _Unreadable("the file is empty", "charforge record export writes one")
-        count = self.number - 1
-        if count != self.header["count"]:
+        lines, told = self.number - 1, self.header["count"] + self.header.get("stages", 0)
+        if lines != told or (not self.problems and self._replies != self.header["count"]):
             self.number = 1
-            raise _Unreadable(
-                f"there should be {self.header['count']:,} replies, and there are {count:,}", "get it again"
-            )
+            what = "replies" if not self.header.get("stages") else "replies and stages"
+            raise _Unreadable(f"there should be {told:,} {what}, and there are {lines:,}", "get it again")
         header = {key: value for key, value in self.header.items() if key != "root"}
         if not self.problems and _root(header, self._hasher.hexdigest()) != self.header["root"]:
             self.number = 1
@@ -353,154 +357,27 @@ class _Check:
 def _header(line: bytes) -> dict[str, Any]:
     """Return the first line's facts. Raises _Unreadable: what comes after it means nothing without it."""
     try:
-        header = _parsed(line)
+        header = parsed(line)
     except ValueError as error:
         raise _Unreadable(f"not a recording: {error}", "charforge record export writes one") from error
     if not isinstance(header, dict) or "charforge_recording" not in header:
         raise _Unreadable("not a recording", "charforge record export writes one")
     version = header["charforge_recording"]
-    if _whole(version) and version > VERSION:
+    if is_whole(version) and version > VERSION:
         raise _Unreadable("written by a newer CharForge", "upgrade CharForge")
+    keys = {"character", "charforge_recording", "count", "root"} | ({"stages"} if version == 2 else set())
     right = (
-        set(header) == {"character", "charforge_recording", "count", "root"}
-        and version == VERSION
+        set(header) == keys
+        and version in {1, 2}
+        and is_whole(header.get("stages", 0))
         and isinstance(header["character"], str)
-        and _whole(header["count"])
-        and _hex(header["root"])
+        and is_whole(header["count"])
+        and is_hex(header["root"])
         and canonical(header) == line
     )
     if not right:
         raise _Unreadable("the first line is not that of a recording", "get it again")
     return header
-
-
-def _parsed(line: bytes) -> Any:
-    """Return a line's JSON. Raises ValueError, with what is wrong, also for a key that comes twice and for deep nesting."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key comes twice")
-        return found
-
-    def number(text: str) -> int:
-        if len(text) > 17:
-            raise ValueError("a number too large for JSON")
-        return int(text)
-
-    def constant(text: str) -> None:
-        raise ValueError(f"{text} is no JSON")
-
-    try:
-        value = json.loads(line.decode(), object_pairs_hook=unique, parse_int=number, parse_constant=constant)
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} in column {error.colno:,}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    level, depth = [value], 0
-    while level := [
-        inner
-        for each in level
-        if isinstance(each, dict | list)
-        for inner in (each.values() if isinstance(each, dict) else each)
-    ]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
-    return value
-
-
-# --- What a call, a reply and its facts may be -----------------------------------------------------------------------
-
-
-def _action_problem(body: Any) -> str | None:
-    if not isinstance(body, dict) or set(body) != {"kind", "version", "params", "inputs"}:
-        return "the action is no object with kind, version, params and inputs"
-    if body["kind"] != "call" or body["inputs"] != {}:
-        return "the action is no model call"
-    if not _whole(body["version"]) or body["version"] < 1:
-        return "the action's version is no whole number"
-    params = body["params"]
-    if not isinstance(params, dict) or set(params) != set(_FIELDS):
-        wanted = set(params) ^ set(_FIELDS) if isinstance(params, dict) else set(_FIELDS)
-        return f"the call's parameters are not those of a request: {visible(', '.join(sorted(wanted)))[:100]}"
-    for name, fits in _FIELDS.items():
-        if not fits(params[name]):
-            return f"the call's {name} is not what a request has there"
-    return (
-        "the call has not exactly one of messages and prompt"
-        if ((params["messages"] is None) == (params["prompt"] is None))
-        else None
-    )
-
-
-def _reply_problem(reply: Any) -> str | None:
-    if not isinstance(reply, dict) or set(reply) != {"text", "finish_reason"}:
-        return "the reply is no object with text and finish_reason"
-    if not isinstance(reply["text"], str):
-        return "the reply's text is no text"
-    if reply["finish_reason"] not in FINISH_REASONS:
-        return f"the reply's finish_reason is none of {', '.join(FINISH_REASONS)}"
-    return None
-
-
-def _facts_problem(facts: Any) -> str | None:
-    if not isinstance(facts, dict) or set(facts) - set(FACTS):
-        return f"the record is no object with some of {', '.join(FACTS)}"
-    right = (
-        all(_whole(facts.get(key, 0)) for key in ("prompt_tokens", "completion_tokens"))
-        and _number(facts.get("cost", 0))
-        and facts.get("cost", 0) >= 0
-        and _text(facts.get("stage", ""))
-        and len(facts.get("stage", "")) <= 200
-        and facts.get("stage", "").isprintable()
-    )
-    return None if right else "the record holds something else than tokens, cost and stage"
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INTEGER
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_INTEGER
-
-
-def _hex(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-def _messages(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(message, list) and len(message) == 2 and all(map(_text, message)) for message in value
-    )
-
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "model": lambda value: _text(value) and value != "",
-    "weights": _or_none(_hex),
-    "messages": _or_none(_messages),
-    "prompt": _or_none(_text),
-    "schema": _or_none(lambda value: isinstance(value, dict)),
-    "max_tokens": lambda value: _whole(value) and value >= 1,
-    "temperature": _number,
-    "top_p": _or_none(_number),
-    "repetition_penalty": _or_none(_number),
-    "stop": lambda value: isinstance(value, list) and all(map(_text, value)),
-    "seed": _or_none(lambda value: _number(value) and isinstance(value, int)),
-    "draw": _whole,
-}
-"""What each field of a request may be, as JSON. A test holds this to `Request`."""
 
 
 # --- Into a store ----------------------------------------------------------------------------------------------------

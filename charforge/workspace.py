@@ -36,6 +36,16 @@ class Target:
         """Where its artifacts are shown."""
         return self.workspace / "build" / self.id
 
+    @property
+    def lock(self) -> Path:
+        """Where its lock lies: beside the spec."""
+        return self.spec.with_suffix(".lock")
+
+    @property
+    def recording(self) -> Path:
+        """Where a recording of it lies that is committed with it."""
+        return self.spec.parent / "recordings" / f"{self.id}.jsonl.zst"
+
     def receipt(self, key: str) -> Path:
         """Return where the receipt for this build lies. `key` says which build of the character it is."""
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]

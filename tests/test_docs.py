@@ -93,6 +93,7 @@ PAGES = (
     "docs/endpoints.md",
     "docs/plan.md",
     "docs/recordings.md",
+    "docs/lock.md",
     "docs/exports.md",
     "docs/transcripts.md",
     "docs/questions.md",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charforge import recording
+from charforge import recorded, recording
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.engine.store import Store
@@ -41,7 +41,7 @@ def reply(text="I am Ada.", finish_reason="stop"):
 
 def observations(count=3):
     found = [
-        recording.Observation(
+        recorded.Observation(
             action(draw=n),
             reply(f"I am Ada, for the {n}th time: é, ☃."),
             {"prompt_tokens": 10 + n, "cost": 0.5},
@@ -122,7 +122,7 @@ def test_a_name_must_say_the_format(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(file):
     before = file.read_bytes()
-    bad = recording.Observation(Action("stage", 1, {}, {}), reply(), {})
+    bad = recorded.Observation(Action("stage", 1, {}, {}), reply(), {})
     with pytest.raises(CharForgeError, match="cannot be recorded: the action is no model call"):
         recording.write(file, "ada", [bad])
     assert file.read_bytes() == before
@@ -130,13 +130,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(file):
 
 
 def test_the_fields_are_those_of_a_request():
-    assert set(recording._FIELDS) == {field.name for field in dataclasses.fields(Request)}
+    assert set(recorded._FIELDS) == {field.name for field in dataclasses.fields(Request)}
 
 
 @pytest.mark.parametrize("reason", FINISH_REASONS)
 def test_every_finish_reason_can_be_recorded(tmp_path, reason):
     path = tmp_path / "ada.jsonl"
-    recording.write(path, "ada", [recording.Observation(action(), reply("", reason), {})])
+    recording.write(path, "ada", [recorded.Observation(action(), reply("", reason), {})])
     assert read(path)[0].reply == reply("", reason)
 
 
@@ -146,9 +146,7 @@ def test_requests_of_all_kinds_can_be_recorded(tmp_path):
         action(messages=None, prompt="Ada:", stop=("\n",), seed=0, top_p=0.9, weights="a" * 64),
         action(schema={"type": "object", "properties": {"a": {"enum": [1, None, 2.5]}}}),
     ]
-    found = sorted(
-        (recording.Observation(each, reply(), {}) for each in kinds), key=lambda o: o.action.digest
-    )
+    found = sorted((recorded.Observation(each, reply(), {}) for each in kinds), key=lambda o: o.action.digest)
     recording.write(tmp_path / "a.jsonl", "ada", found)
     assert [each.action.digest for each in read(tmp_path / "a.jsonl")] == [o.action.digest for o in found]
 
@@ -184,11 +182,10 @@ def test_other_json_lines(tmp_path):
     assert problems(path) == "error: ada.jsonl:1: not a recording\nhint: charforge record export writes one"
 
 
-def test_a_newer_version(tmp_path, lines):
-    lines[0]["charforge_recording"] = 2
-    assert (
-        spoilt(tmp_path, lines) == "error: ada.jsonl:1: written by a newer CharForge\nhint: upgrade CharForge"
-    )
+def test_a_newer_version(file):
+    text = recording.zstd.decompress(file.read_bytes()) if file.suffix == ".zst" else file.read_bytes()
+    file.write_bytes(text.replace(b'"charforge_recording":2', b'"charforge_recording":3'))
+    assert problems(file) == (f"error: {file.name}:1: written by a newer CharForge\nhint: upgrade CharForge")
 
 
 def test_a_file_cut_off_anywhere_adds_nothing(file):
@@ -238,7 +235,7 @@ def test_a_changed_reply(tmp_path, lines):
 
 def test_a_bomb_of_one_line(tmp_path):
     path = tmp_path / "ada.jsonl.zst"
-    path.write_bytes(zstd.compress(b"{" + b" " * (recording.MAX_LINE + recording.MIB)))
+    path.write_bytes(zstd.compress(b"{" + b" " * (recorded.MAX_LINE + recorded.MIB)))
     assert path.stat().st_size < 10_000
     assert problems(path) == ("error: ada.jsonl.zst: a line of more than 32 MiB\nhint: this is no recording")
 
@@ -253,7 +250,7 @@ def test_a_bomb_of_many_lines_ends_at_the_first_few(tmp_path, lines):
 
 def test_a_bomb_of_sound_lines_ends_at_the_limit(tmp_path):
     path = tmp_path / "ada.jsonl.zst"
-    big = [recording.Observation(action(draw=n), reply("a" * recording.MIB), {}) for n in range(3)]
+    big = [recorded.Observation(action(draw=n), reply("a" * recorded.MIB), {}) for n in range(3)]
     recording.write(path, "ada", sorted(big, key=lambda each: each.action.digest))
     assert path.stat().st_size < 10_000
     assert problems(path, max_mib=2) == (
@@ -451,14 +448,14 @@ def test_a_lost_reply_is_brought_back(file, tmp_path):
         assert store.find(first.action.digest) is None
     assert add(root, file) == recording.Added(added=1, known=2)
     with Store(root) as store:
-        assert recording.observe(store, first.action.digest) == first
+        assert recorded.observe(store, first.action.digest) == first
 
 
 def test_what_was_imported_is_exported_as_the_same_bytes(file, tmp_path):
     root = tmp_path / "store"
     add(root, file)
     with Store(root) as store:
-        again = [recording.observe(store, each.action.digest) for each in observations()]
+        again = [recorded.observe(store, each.action.digest) for each in observations()]
     recording.write(tmp_path / "again.jsonl", "ada", again)
     recording.write(tmp_path / "first.jsonl", "ada", observations())
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()
@@ -482,3 +479,97 @@ def test_a_call_that_a_build_is_making_is_waited_for(tmp_path):
         claims.close()
         (trace,) = store.observations(first.action.digest)
         assert store.read(trace.outputs["reply"]) == reply("Asked and paid for.")
+
+
+# --- Observed stages ---------------------------------------------------------------------------------------------------
+
+
+def training():
+    manifest = canonical({"model.safetensors": {"digest": "a" * 64, "size": 7}})
+    outputs = {
+        "weights/": recorded.Kept(of_bytes(manifest), manifest),
+        "train_summary.json": recorded.Kept(of_bytes("{é}".encode()), "{é}".encode()),
+        "data": recorded.Kept("b" * 64, None),
+    }
+    model = Action("model", 2, {"train": {"epochs": 3}}, {"sft": "c" * 64})
+    return recorded.Observed(model, outputs, {"seconds": 240.5, "dtype": "bfloat16"})
+
+
+@pytest.fixture
+def with_training(tmp_path):
+    path = tmp_path / "ada.jsonl"
+    recording.write(path, "ada", observations(), [training()])
+    return path
+
+
+@pytest.fixture
+def stage(with_training):
+    """The lines of a recording with an observed stage, and which of them is the stage's."""
+    found = [json.loads(line) for line in with_training.read_bytes().splitlines()]
+    return found, next(n for n, line in enumerate(found) if "outputs" in line)
+
+
+def test_what_was_trained_is_kept_beside_the_replies(with_training):
+    with recording.verified(with_training) as found:
+        assert (found.count, found.stages) == (3, 1)
+        assert list(found) == observations()
+        assert list(found.observed()) == [training()]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "problem"),
+    [
+        (("outputs", "train_summary.json", "text"), "{}", "train_summary.json: the text does not hash to its digest"),
+        (("outputs", "weights/", "tree", "model.safetensors", "size"), 8,
+         "weights/: the tree does not hash to its digest"),
+        (("outputs", "weights/", "tree", "../../.bashrc"), {"digest": "a" * 64, "size": 7},
+         "weights/: the tree does not say path, digest and size of its files"),
+        (("outputs", "weights/", "tree", "a\\..\\b"), {"digest": "a" * 64, "size": 7},
+         "weights/: the tree does not say path, digest and size of its files"),
+        (("outputs", "weights/", "text"), "{}", "weights/: expected a digest, with tree or without"),
+        (("outputs", "../x"), {"digest": "a" * 64}, "the outputs are not named as outputs are"),
+        (("action", "inputs", "sft"), "no digest", "the action is no stage's"),
+        (("action", "kind"), "call", "the action is no stage's"),
+        (("record", "host"), "evil.example",
+         "the record is no object with some of device, dtype, peak_memory_bytes, processes, seconds, threads"),
+        (("record", "dtype"), "\x1b[2J", "the record holds something else than figures and names"),
+    ],
+)  # fmt: skip
+def test_a_stage_is_verified_like_a_reply(tmp_path, stage, where, value, problem):
+    found, place = stage
+    spot = found[place]
+    for key in where[:-1]:
+        spot = spot[key]
+    spot[where[-1]] = value
+    if where[0] == "action":
+        found[place]["digest"] = Action(**found[place]["action"]).digest
+    assert spoilt(tmp_path, found).splitlines()[0] == f"error: ada.jsonl:{place + 1}: {problem}"
+
+
+def test_the_counts_are_of_replies_and_of_stages(tmp_path, stage):
+    found, _ = stage
+    found[0] |= {"count": 4, "stages": 0}
+    assert spoilt(tmp_path, found).startswith(
+        "error: ada.jsonl:1: there should be 4 replies, and there are 4"
+    )
+    found[0] |= {"count": 3, "stages": 2}
+    assert spoilt(tmp_path, found).startswith(
+        "error: ada.jsonl:1: there should be 5 replies and stages, and there are 4"
+    )
+
+
+def test_a_recording_of_version_1_is_read(tmp_path, lines):
+    del lines[0]["stages"]
+    lines[0]["charforge_recording"] = 1
+    path = tmp_path / "old.jsonl"
+    path.write_bytes(sealed(lines))
+    with recording.verified(path) as found:
+        assert list(found) == observations()
+        assert list(found.observed()) == []
+
+
+def test_a_stage_in_a_recording_of_version_1_is_none(tmp_path, stage):
+    found, _ = stage
+    del found[0]["stages"]
+    found[0] |= {"charforge_recording": 1, "count": 4}
+    assert "expected an object with action, digest, record and reply" in spoilt(tmp_path, found)

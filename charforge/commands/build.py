@@ -189,17 +189,16 @@ def _lock(store: Store, target: Target, outcomes: Mapping[str, Outcome]) -> None
     from charforge.engine.errors import Damaged, EngineError
     from charforge.engine.store import Trace
 
-    path = target.spec.with_suffix(".lock")
     known = None
     # One of an older version, or with the marks of a merge conflict, is what this one replaces.
     with suppress(EngineError):
-        known = lock.read(path)
+        known = lock.read(target.lock)
     traces = {
         name: Trace(outcome.action or "", 0, outcome.outputs or {}, outcome.record)
         for name, outcome in outcomes.items()
     }
     try:
-        lock.write(path, lock.collect(store, target.id, traces, known))
+        lock.write(target.lock, lock.collect(store, target.id, traces, known))
     except Damaged as error:
         print(f"note: {target.id}: no lock was written: {error.message}", file=sys.stderr)
 

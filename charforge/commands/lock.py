@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 
 from charforge.commands.loading import Loaded, NothingNew, load
 from charforge.engine import lock
@@ -24,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the locks of finished builds from the store, or check them. Makes nothing, asks nobody."""
     wanted = targets(args.specs)
     if args.check and not args.specs:
-        wanted = [each for each in wanted if path_of(each).is_file()]
+        wanted = [each for each in wanted if each.lock.is_file()]
         if not wanted:
             raise CharForgeError("no locks here: characters/*.lock", "a finished build writes one")
     loaded, graph = load(wanted, NothingNew())
@@ -32,15 +31,10 @@ def run(args: argparse.Namespace) -> int:
         return 1 if sum([_check(each, graph) for each in loaded]) else 0
     for each in loaded:
         found = look(each.target.workspace / ".charforge", partial(_collected, each=each, graph=graph))
-        written = lock.write(path_of(each.target), found)
+        written = lock.write(each.target.lock, found)
         said = "written" if written else "as it was"
         print(f"{lock_label(each.target)}: {said}, {len(found.stages)} stages")
     return 0
-
-
-def path_of(target: Target) -> Path:
-    """Return where a character's lock lies: beside its spec."""
-    return target.spec.with_suffix(".lock")
 
 
 def lock_label(target: Target) -> str:
@@ -68,7 +62,7 @@ def _check(each: Loaded, graph: Graph) -> bool:
     """Say what of a lock is not so, on stderr. Returns whether there was anything."""
     label = lock_label(each.target)
     try:
-        found = lock.read(path_of(each.target))
+        found = lock.read(each.target.lock)
     except EngineError as error:
         raise CharForgeError(error.message, error.hint) from error
     said: list[str] = []

@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from charforge import recording
+from charforge import recorded, recording
 from charforge.commands.loading import NothingNew, load_for
 from charforge.engine import lock
 from charforge.engine.claims import Claims
 from charforge.engine.errors import Damaged
 from charforge.engine.reader import look
 from charforge.engine.rehearse import rehearse
-from charforge.engine.store import Store
+from charforge.engine.store import Store, Trace
 from charforge.errors import CharForgeError
+from charforge.pipeline import OBSERVED
+from charforge.recorded import Observation
 from charforge.workspace import Target, target
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write every reply that the lock or the current build reaches."""
+    """Write every reply that the lock or the current build reaches, and what was trained or downloaded."""
     found = target(args.spec)
     root = found.workspace / ".charforge"
+    path = found.recording if args.file is None else Path(args.file)
+    if args.file is None:
+        path.parent.mkdir(exist_ok=True)
 
     def export(store: Store) -> tuple[int, str, int, int]:
-        calls, gone = _reached(store, found, args)
+        calls, stages, gone = _reached(store, found, args)
         missing = 0
 
-        def observations() -> Iterator[recording.Observation]:
+        def observations() -> Iterator[Observation]:
             nonlocal missing
             for call in sorted(calls):
                 observation = None
                 with suppress(Damaged):
-                    observation = recording.observe(store, call)
+                    observation = recorded.observe(store, call)
                 if observation is None:
                     missing += 1
                 else:
                     yield observation
 
-        count, digest = recording.write(Path(args.file), found.id, observations())
+        count, digest = recording.write(path, found.id, observations(), stages)
         return count, digest, gone, missing
 
     count, digest, gone, missing = look(root, export)
@@ -51,24 +57,39 @@ def run_export(args: argparse.Namespace) -> int:
         print(f"note: {missing} replies are gone from the store, or damaged", file=sys.stderr)
     if not count:
         print(f"note: nothing is recorded for {found.id}", file=sys.stderr)
-    print(f"{args.file}: {count} replies, {_size(Path(args.file).stat().st_size)}, root {digest}")
+    print(f"{os.path.relpath(path)}: {count} replies, {_size(path.stat().st_size)}, root {digest}")
     return 0
 
 
-def _reached(store: Store, found: Target, args: argparse.Namespace) -> tuple[set[str], int]:
-    """Return the calls of the lock's stages and of the current build, and how many of the lock's stages are not here."""
+def _reached(
+    store: Store, found: Target, args: argparse.Namespace
+) -> tuple[set[str], list[recorded.Observed], int]:
+    """Return the calls and the observed stages of the lock and of the current build, and how many of the lock's stages are not here."""
     loaded, graph = load_for(args, [found], NothingNew())
     rehearsed = asyncio.run(rehearse(store, graph, [loaded[0].character.stage("report")]))
     calls = {call for stage in rehearsed.values() for call in stage.recorded}
+    traces: dict[str, Trace] = {}
     gone = 0
-    path = found.spec.with_suffix(".lock")
-    for action in lock.actions(path) if path.is_file() else []:
-        trace = store.find(action)
-        if trace is None:
+    current = [each.action for each in rehearsed.values() if each.action is not None]
+    locked = lock.actions(found.lock) if found.lock.is_file() else []
+    for action in dict.fromkeys([*locked, *current]):
+        # Not `find`: weights that were cleared away do not make untrue what was observed of them.
+        observations = store.observations(action)
+        if observations:
+            traces[action] = observations[0]
+        elif action in locked:
             gone += 1
-        else:
-            calls.update(store.calls_in(trace))
-    return calls, gone
+    stages = []
+    for action, trace in sorted(traces.items()):
+        if action in locked:
+            with suppress(Damaged):
+                calls.update(store.calls_in(trace))
+        body = store.action_body(action)
+        if body is not None and body["kind"] in OBSERVED:
+            with suppress(Damaged):
+                if (stage := recorded.observe_stage(store, trace)) is not None:
+                    stages.append(stage)
+    return calls, stages, gone
 
 
 def run_import(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from charforge import recording
+from charforge import recorded, recording
 from charforge.engine.store import Store
 from charforge.testing import ScriptedWorkshop
 
@@ -165,14 +165,14 @@ def test_a_difference_is_counted_and_the_first_reply_stays(run, built):
     run("record", "export", "eliza", "eliza.jsonl", *SCRIPTED)
     with recording.verified(built / "eliza.jsonl") as found:
         first, *others = list(found)
-    other = recording.Observation(first.action, b'{"finish_reason":"stop","text":"no"}', {})
+    other = recorded.Observation(first.action, b'{"finish_reason":"stop","text":"no"}', {})
     recording.write(built / "other.jsonl", "eliza", [other, *others])
     assert run("record", "import", "other.jsonl")[1] == (
         f"other.jsonl: {len(others) + 1} replies of eliza, 0 added, {len(others)} known,"
         " 1 differ from what is recorded here, which stays in use\n"
     )
     with Store(built / ".charforge") as store:
-        assert recording.observe(store, first.action.digest) == first
+        assert recorded.observe(store, first.action.digest) == first
 
 
 def test_an_import_needs_a_workspace(run, tmp_path):
