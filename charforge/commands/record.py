@@ -73,10 +73,10 @@ def _reached(
     current = [each.action for each in rehearsed.values() if each.action is not None]
     locked = lock.actions(found.lock) if found.lock.is_file() else []
     for action in dict.fromkeys([*locked, *current]):
-        # Not `find`: weights that were cleared away do not make untrue what was observed of them.
-        observations = store.observations(action)
-        if observations:
-            traces[action] = observations[0]
+        # Weights that were cleared away do not make untrue what was observed of them.
+        trace = store.find(action) or next(iter(store.observations(action)), None)
+        if trace is not None:
+            traces[action] = trace
         elif action in locked:
             gone += 1
     stages = []

@@ -201,3 +201,19 @@ def test_a_limit_can_be_raised(run, built):
 )
 def test_a_file_that_cannot_be_written(run, eliza, name, error):
     assert run("record", "export", "eliza", name) == (1, "", error)
+
+
+def test_without_a_name_it_lies_where_an_audit_looks_and_holds_what_was_trained(run, eliza, scripted, edit):
+    edit(eliza, "preset: laptop", "preset: smoke")
+    assert run("build", str(eliza))[0] == 0
+    status, out, _ = run("record", "export", str(eliza))
+    path = eliza.parent / "recordings" / "eliza.jsonl.zst"
+    assert status == 0
+    assert path.is_file()
+    assert "eliza.jsonl.zst: " in out
+    made = json.loads(eliza.with_suffix(".lock").read_text(encoding="utf-8"))["stages"]["model"]
+    with recording.verified(path) as found:
+        [model] = found.observed()
+    assert (model.action.kind, model.action.digest) == ("model", made["action"])
+    assert {name: kept.digest for name, kept in model.outputs.items()} == made["outputs"]
+    assert all(kept.data is not None for kept in model.outputs.values())
