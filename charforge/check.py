@@ -1,16 +1,18 @@
 """Verifies a character's files without running anything: spec, profile, written scenes, questions, all at once.
 
-What the readers demand is an error here as there; beside it stand a few rules of this module's own, for what
-would build and be no use: a life in fewer than five paragraphs, no question on a topic. Knows no store and no model.
+What the readers demand is an error here as there; beside it stand charforge.contribution's rules, for what would build and
+be no use, or not fit to be handed on. Knows no store and no model.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charforge import questions, transcripts
+from charforge import contribution, questions, transcripts
 from charforge.errors import FileProblems, Problem
 from charforge.files import read_bytes, read_text
 from charforge.spec import (
@@ -18,7 +20,9 @@ from charforge.spec import (
     MAX_QUESTIONS_BYTES,
     MAX_TEXT_BYTES,
     MAX_TRANSCRIPT_BYTES,
+    Examined,
     examine,
+    valid_day,
 )
 from charforge.stages import profile, released, written
 
@@ -28,23 +32,55 @@ if TYPE_CHECKING:
 
     from charforge.sections import CharacterSpec, Transcript
 
-MIN_PARAGRAPHS = 5
-
 _Read = TypeVar("_Read")
 
 
-def check(
-    path: Path, workspace: Path, *, preset: str | None = None, overrides: Sequence[str] = ()
-) -> list[str]:
-    """Return what was found right, one fact a line, about the character whose spec is at `path`.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A sound character: facts, one a line; what is not fit to be handed on yet; what a person should look at."""
 
-    Raises FileProblems with everything that is wrong in any of its files.
+    spec: CharacterSpec
+    facts: list[str]
+    unfinished: list[Problem]
+    notes: list[Problem]
+
+
+def check(
+    path: Path,
+    workspace: Path,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    strict: bool = False,
+    today: date | None = None,
+) -> Checked:
+    """Return what was found about the character whose spec is at `path`.
+
+    `strict`: what is unfinished is wrong. `today` is the day in UTC, but for tests. Raises FileProblems with everything that is
+    wrong in any of its files.
     """
+    today = today or datetime.now(UTC).date()
     found = examine(path, workspace, preset=preset, overrides=overrides)
-    problems = list(found.problems)
+    odd = contribution.Found(problems=list(found.problems))
+    facts = _facts(found, workspace, today, odd)
+    problems = odd.problems + (odd.unfinished if strict else [])
+    if problems or found.spec is None:
+        raise FileProblems(problems)
+    return Checked(found.spec, facts, [] if strict else odd.unfinished, odd.notes)
+
+
+def _facts(found: Examined, workspace: Path, today: date, odd: contribution.Found) -> list[str]:
+    """Read everything; return the facts, and put into `odd` what is to be told."""
+    problems = odd.problems
     facts: list[str] = []
+    contribution.person(found, today, odd)
     if found.spec:
-        facts.append(f"{found.spec.file}: {found.spec.name}, preset {found.spec.preset}")
+        file = found.spec.file
+        facts.append(f"{file}: {found.spec.name}, preset {found.spec.preset}")
+        facts.append(f"{file}: portrays {found.spec.portrays}, knows until {found.spec.knows.until}")
+    until = found.value("knows", "until")
+    until = until if isinstance(until, str) and valid_day(until) else None
+    never = [thing for thing in found.value("knows", "never") or () if isinstance(thing, str)]
 
     def read(key: str, limit: int, parse: Callable[[str, str], _Read]) -> tuple[str, str, _Read | None]:
         """Return a file's name, text and content; what is wrong with it goes to the problems."""
@@ -58,8 +94,11 @@ def check(
         return file, text, None
 
     file, text, life = read("profile.file", MAX_TEXT_BYTES, lambda text, file: profile.read(text, file=file))
+    language = None
     if life:
-        facts.append(_profile_fact(file, life["paragraphs"], problems))
+        facts.append(_profile_fact(file, life))
+        language = contribution.language(life)
+        contribution.profile(file, text, life, never=never, until=until, language=language, found=odd)
         paragraph_ids = [paragraph["id"] for paragraph in life["paragraphs"]]
     else:  # the anchors alone, so that what is written can be held to them all the same
         paragraph_ids = re.findall(r"\{#([^{}\n]*)\}", text)
@@ -69,18 +108,30 @@ def check(
         return written.read(text, file=file, short_name=short_name, paragraph_ids=paragraph_ids)
 
     if found.short_name and paragraph_ids:
-        file, _, scenes = read("written", MAX_TEXT_BYTES, parse_written)
+        file, text, scenes = read("written", MAX_TEXT_BYTES, parse_written)
         if scenes:
             facts.append(_written_fact(file, *scenes))
+            contribution.written(
+                file,
+                text,
+                *scenes,
+                short_name=found.short_name,
+                never=never,
+                until=until,
+                language=language,
+                found=odd,
+            )
 
-    file, _, asked = read(
+    file, text, asked = read(
         "interview.questions", MAX_QUESTIONS_BYTES, lambda text, file: questions.read(text, file=file)
     )
     if asked:
         # To whom nothing is put, nothing needs to be asked: transcripts bring their own questions.
         spec = found.spec
         asks = spec is None or spec.interview.trained or spec.interview.baselines
-        facts.append(_questions_fact(file, asked, problems if asks else []))
+        facts.append(_questions_fact(file, asked))
+        if asks:
+            contribution.questions(file, text, asked, never=never, until=until, language=language, found=odd)
     if found.spec and found.spec.interview.questions is None:
         wanted = found.spec.interview.generate
         facts.append(f"interview.questions: {wanted.single} and {wanted.multi} wanted of {wanted.model}")
@@ -98,19 +149,12 @@ def check(
                 facts.append(_transcript_fact(workspace, found.spec, transcript, known))
             except FileProblems as error:
                 problems.extend(error.problems)
-    if problems:
-        raise FileProblems(problems)
     return facts
 
 
-def _profile_fact(file: str, paragraphs: list[dict[str, Any]], problems: list[Problem]) -> str:
-    count = len(paragraphs)
-    if count < MIN_PARAGRAPHS:
-        message = f"expected at least {MIN_PARAGRAPHS} paragraphs, got {count}"
-        hint = "scenes are spread over the paragraphs: one for each period or theme of the life"
-        problems.append(Problem(file, None, None, message, None, hint))
-    words = sum(len(paragraph["text"].split()) for paragraph in paragraphs)
-    return f"{file}: {_many(count, 'paragraph')}, {_many(words, 'word')}"
+def _profile_fact(file: str, life: dict[str, Any]) -> str:
+    words = sum(len(paragraph["text"].split()) for paragraph in life["paragraphs"])
+    return f"{file}: {_many(len(life['paragraphs']), 'paragraph')}, {_many(words, 'word')}"
 
 
 def _written_fact(file: str, dialogues: list[dict[str, Any]], protective: list[dict[str, Any]]) -> str:
@@ -120,16 +164,8 @@ def _written_fact(file: str, dialogues: list[dict[str, Any]], protective: list[d
     return f"{file}: {kinds}, {_many(words, 'word')}"
 
 
-def _questions_fact(file: str, asked: questions.Questions, problems: list[Problem]) -> str:
+def _questions_fact(file: str, asked: questions.Questions) -> str:
     counts = Counter(question.topic for question in asked.single)
-    for topic in questions.TOPICS:
-        if not counts[topic]:
-            message = f"no question on the topic {topic}"
-            hint = f"the report compares the topics {', '.join(questions.TOPICS)}"
-            problems.append(Problem(file, None, "single", message, None, hint))
-    if not asked.multi:
-        message = "no subject for a multi-turn interview"
-        problems.append(Problem(file, None, "multi", message, None, "stability is judged in those only"))
     topics = ", ".join(f"{topic} {counts[topic]}" for topic in questions.TOPICS)
     return f"{file}: {_many(len(asked.single), 'question')} ({topics}), {_many(len(asked.multi), 'multi-turn subject')}"
 

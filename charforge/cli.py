@@ -111,6 +111,11 @@ def parser() -> _Parser:
     )
 
     check = command("check", _check, "verify a character's files, without running anything", specs="+")
+    check.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what is unfinished, too: the skeleton's own text, an unknown licence",
+    )
     sizing(check)
 
     build = command("build", _build, "bring characters up to date", specs="+")

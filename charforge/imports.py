@@ -374,13 +374,14 @@ def as_spec(
     short_name: str,
     until: str,
     why: str,
+    died: bool,
     never: Sequence[str],
     systems: Mapping[str, Sequence[str]],
     schema: str,
 ) -> str:
     """Return the spec of a character that is measured by its transcripts alone.
 
-    `why` says where `until` is from. `systems` has what is to be noted beside each: its files, and what was odd about them.
+    `why` says where `until` is from; `died`: the profile tells of a death, so the person was real. `systems` has what is to be noted beside each: its files, and what was odd about them.
     """
     things = "".join(f"\n    - {safe_yaml.scalar(thing)}" for thing in never) or " []"
     listed = "".join(
@@ -396,6 +397,7 @@ def as_spec(
         short_name=safe_yaml.scalar(short_name),
         until=until,
         why=visible(why),
+        portrays="portrays: historical" if died else "# portrays:",
         never=things,
         transcripts=listed,
     )
@@ -411,6 +413,7 @@ _SPEC = """\
 charforge: 1
 name: {name}
 short_name: {short_name}
+{portrays:<33} # historical, living (with a notice: …) or fictional
 preset: laptop
 
 profile:

@@ -1,44 +1,73 @@
 """What `charforge new` writes: a commented spec, profile, written scenes and questions to start a character from.
 
-The four files pass `charforge check` as they are, so that a newcomer changes something that works. Nothing that is
-there already is overwritten. Knows the form of the files, and no stage.
+The four files pass `charforge check` as they are, so that a newcomer changes something that works; check tells what in
+them is still ours, and `check --strict` refuses it. Nothing that is there already is overwritten. Knows the form of the files,
+and no stage.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from string import Template
 from typing import TYPE_CHECKING
 
 from charforge import safe_yaml
 from charforge.errors import CharForgeError
 from charforge.schema import faults, schema_file
-from charforge.spec import valid_id
+from charforge.spec import valid_day, valid_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  # noqa: A002 - the word for it here
+UNTIL = "1900-01-01"
+NEVER = ("television", "computers", "space travel")
+LICENCE = "CC0-1.0"
+SOURCE = "Say where the facts are from."
+PLACEHOLDER = "Write here "
+"""How each of the skeleton's paragraphs begins."""
+NOTICE = "An imitation of a living person, made by somebody else."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What may be told of a person at once, or written into the files later. A living one gets NOTICE where `notice` is None."""
+
+    portrays: str = "historical"
+    notice: str | None = None
+    until: str = UNTIL
+    licence: str = LICENCE
+    source: str = SOURCE
+
+
+def write(
+    workspace: Path,
+    id: str,  # noqa: A002 - the word for it here
+    name: str,
+    short_name: str,
+    told: Told | None = None,
+) -> list[Path]:
     """Write the files of a new character below `workspace/characters` and return their paths, the spec first.
 
-    Raises CharForgeError where the id or a name cannot be used, one of the files is there already or the disk refuses;
+    Raises CharForgeError where the id or a value cannot be used, one of the files is there already or the disk refuses;
     nothing is left written then.
     """
-    if not valid_id(id):
-        raise CharForgeError(
-            f"expected an id such as ludwig-van-beethoven, got {safe_yaml.shown(id)}",
-            "the id is the spec's file name: small letters, digits and '-', at most 64",
-        )
-    for fault in faults({"name": name, "short_name": short_name}, schema_file("spec"), partial=True):
-        raise CharForgeError(f"{safe_yaml.key_text(fault.path)}: {fault.message}", fault.hint)
-    for given in (name, short_name):
-        if not given.isprintable():
-            raise CharForgeError(f"expected a name that prints, got {safe_yaml.shown(given)}")
+    told = told or Told()
+    if told.portrays == "living" and told.notice is None:
+        told = replace(told, notice=NOTICE)
+    _check(id, name, short_name, told)
     folder = workspace / "characters"
+    notice = "#notice: null" if told.notice is None else f"notice: {safe_yaml.scalar(told.notice)}"
     values = {
         "id": id,
         "name": name,
         "short_name": short_name,
+        **asdict(told),
+        "notice_line": f"{notice:<35} # what else readers have to be told, in a sentence",
+        "until_cell": f"{told.until:<27}",
+        "never_list": "\n".join(f"    - {thing}" for thing in NEVER),
         "yaml_name": safe_yaml.scalar(name),
         "yaml_short_name": safe_yaml.scalar(short_name),
         "schema": "../charforge/" if (workspace / "charforge" / "spec.schema.json").is_file() else "",
@@ -70,6 +99,38 @@ def write(workspace: Path, id: str, name: str, short_name: str) -> list[Path]:  
     return done
 
 
+def _check(id_: str, name: str, short_name: str, told: Told) -> None:
+    """Raise CharForgeError with the first thing that a spec or a profile could not have."""
+    if not valid_id(id_):
+        raise CharForgeError(
+            f"expected an id such as ludwig-van-beethoven, got {safe_yaml.shown(id_)}",
+            "the id is the spec's file name: small letters, digits and '-', at most 64",
+        )
+    spec = {
+        "name": name,
+        "short_name": short_name,
+        "portrays": told.portrays,
+        "notice": told.notice,
+        "knows": {"until": told.until},
+    }
+    for fault in faults(spec, schema_file("spec"), partial=True):
+        raise CharForgeError(f"{safe_yaml.key_text(fault.path)}: {fault.message}", fault.hint)
+    if not valid_day(told.until):
+        raise CharForgeError(f"knows.until: {safe_yaml.shown(told.until)} is not a day of the calendar")
+    for given in (name, short_name):
+        if not given.isprintable():
+            raise CharForgeError(f"expected a name that prints, got {safe_yaml.shown(given)}")
+    for key, text in (("notice", told.notice or "-"), ("licence", told.licence), ("source", told.source)):
+        if not text.isprintable() or not text.strip():
+            raise CharForgeError(f"{key}: expected text on one line that prints, got {safe_yaml.shown(text)}")
+
+
+@cache
+def spoken() -> frozenset[str]:
+    """Return the first turns of the dialogues that we write, by which they are known again."""
+    return frozenset(re.findall(r"\n\n(?!\$)\w+ \(speaking\): (.*)\n\n\$short_name \(thinking\)", _WRITTEN))
+
+
 _SPEC = """\
 # yaml-language-server: $$schema=${schema}spec.schema.json
 # (That line lets an editor explain the keys. `charforge schema` prints the file it names.)
@@ -85,6 +146,11 @@ short_name: $yaml_short_name        # what stands before the turns in a dialogue
 
 preset: laptop                      # laptop: minutes; smoke: seconds; paper: the paper's figures, on GPUs
 
+# Whom the character is made after: historical (a real person of the past), living (a real person of today: then a notice
+# to readers is asked for) or fictional. The report and the cards of exports say it.
+portrays: $portrays
+$notice_line
+
 # What is known of the person, in short paragraphs. Paths are relative to this file.
 profile:
   file: profiles/$id.md
@@ -92,11 +158,9 @@ profile:
 # The boundary of what the person can know: its last day, and some things that came later. Protective dialogues
 # and trap questions come from here.
 knows:
-  until: 1900-01-01                 # year-month-day
+  until: $until_cell# year-month-day
   never:
-    - television
-    - computers
-    - space travel
+$never_list
 
 # Scenes and dialogues that you write; `null` for none. With the embedded model they are what makes the
 # character good: start with ten.
@@ -127,8 +191,8 @@ interview:
 _PROFILE = """\
 ---
 name: $name
-licence: CC0-1.0
-source: Say where the facts are from.
+licence: $licence
+source: $source
 ---
 
 # $name

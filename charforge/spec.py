@@ -25,7 +25,7 @@ from charforge.schema import faults, is_secret, nearest, schema_file
 from charforge.sections import CharacterSpec, build
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_PRESET = "laptop"
 PRESETS = ("laptop", "smoke", "paper")
@@ -73,12 +73,25 @@ class Examined:
 
     `spec` is None where there are problems. Keys of `files`: `profile.file`, `written`, `interview.questions`,
     `train.data.prompted`, `train.data.generated`, `train.mix.data`, `interview.transcripts[0].files[0]` and so on.
+    `values` is what is right of the spec, preset and overrides included, even where something else is wrong.
     """
 
     spec: CharacterSpec | None
     problems: list[Problem]
     files: dict[str, str]
     short_name: str | None
+    values: Mapping[str, Any]
+    reader: _Reader | None
+
+    def value(self, *path: str) -> Any:
+        """Return a value, None where there is none or it is wrong."""
+        return _get(self.values, path)
+
+    def problem(self, path: KeyPath, message: str, hint: str | None = None) -> Problem | None:
+        """Return a problem with its line; None where there is a problem at this key already, or no file to speak of."""
+        if self.reader is None or self.reader.is_wrong(path):
+            return None
+        return self.reader.problem([path[:length] for length in range(len(path), 0, -1)], message, hint)
 
 
 def load(
@@ -105,7 +118,7 @@ def examine(
         reader = _Reader(root, file)
         reader.add_file(safe_yaml.load(root / file, file, problems=reader.problems))
     except FileProblems as error:
-        return Examined(None, error.problems, {}, None)
+        return Examined(None, error.problems, {}, None, {}, None)
     for override in overrides:
         reader.add_override(override)
     return reader.finish(preset)
@@ -121,6 +134,20 @@ def preset_document(name: str) -> Document:
 def valid_id(text: str) -> bool:
     """Whether a text can be a character's id, which is its spec's file name without `.yaml`."""
     return _ID.fullmatch(text) is not None
+
+
+def valid_day(text: str) -> bool:
+    """Whether a text is a day of the calendar, its year astronomical: 44 BC is `-0043`."""
+    if not re.fullmatch(r"-?[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return False
+    year, month, day = text[-10:].split("-")
+    signed = -int(year) if text.startswith("-") else int(year)
+    try:
+        # The Gregorian calendar repeats every 400 years; Python's begins with the year 1.
+        date(signed % 400 + 400, int(month), int(day))
+    except ValueError:
+        return False
+    return True
 
 
 def is_local(reference: str) -> bool:
@@ -200,7 +227,8 @@ class _Reader:
         self._meanings(values)
         short_name = values.get("short_name")
         if self.problems:
-            return Examined(None, self.problems, paths, short_name if isinstance(short_name, str) else None)
+            short_name = short_name if isinstance(short_name, str) else None
+            return Examined(None, self.problems, paths, short_name, values, self)
         values |= {"id": Path(self.file).stem, "file": self.file, "preset": name}
         values["profile"]["file"] = paths["profile.file"]
         values["interview"]["questions"] = paths.get("interview.questions")
@@ -212,7 +240,7 @@ class _Reader:
             for rule, value in values["checks"].items()
         }
         spec = build(values)
-        return Examined(spec, [], paths, spec.short_name)
+        return Examined(spec, [], paths, spec.short_name, values, self)
 
     def _check(self, document: Document, *, partial: bool) -> None:
         found = [
@@ -276,7 +304,7 @@ class _Reader:
                 self._add([(*whole, index, "name"), whole], message, hint)
             used.add(name)
             for key in ("name", "files"):  # in a list an override, too, has to say everything
-                if key not in item and not self._wrong((*whole, index, key)):
+                if key not in item and not self.is_wrong((*whole, index, key)):
                     self._add([(*whole, index, key), (*whole, index), whole], "this key is missing")
             for place, text in enumerate(item.get("files") or ()):
                 path = (*whole, index, "files", place)
@@ -349,7 +377,7 @@ class _Reader:
         for index, item in enumerate(_get(values, ("knows", "never")) or ()):
             self._printable(("knows", "never", index), item)
         until = _get(values, ("knows", "until"))
-        if isinstance(until, str) and not _is_date(until):
+        if isinstance(until, str) and not valid_day(until):
             self._add([("knows", "until")], f"{shown(until)} is not a day of the calendar")
         self._ordered(values, ("dialogues", "min_turns"), ("dialogues", "max_turns"))
         count = _get(values, ("protective", "count"))
@@ -359,7 +387,7 @@ class _Reader:
             made
             and count != 0
             and not _get(values, ("knows", "never"))
-            and not self._wrong(("knows", "never"))
+            and not self.is_wrong(("knows", "never"))
         ):
             wanted = "null (one for each paragraph)" if count is None else count
             message = f"protective.count is {wanted}, and there is nothing here to ask about"
@@ -372,12 +400,12 @@ class _Reader:
         ):
             given = _get(values, path)
             for key in keys if isinstance(given, dict) else ():
-                if key not in given and not self._wrong((*path, key)):
+                if key not in given and not self.is_wrong((*path, key)):
                     self._add(
                         [(*path, key), path], "this key is missing", f"name both {keys[0]} and {keys[1]}"
                     )
         contestants = [_get(values, path) for path in _CONTESTANTS]
-        if not trained and not any(contestants) and not any(map(self._wrong, _CONTESTANTS)):
+        if not trained and not any(contestants) and not any(map(self.is_wrong, _CONTESTANTS)):
             message = "nobody is left to interview"
             hint = "name a model in interview.baselines or a file in interview.transcripts"
             self._add([("interview", "trained"), ("interview",)], message, hint)
@@ -396,7 +424,7 @@ class _Reader:
     def _ordered(self, values: dict[str, Any], low: KeyPath, high: KeyPath) -> None:
         """Report `low` > `high` at the one of them that a person wrote."""
         least, most = _get(values, low), _get(values, high)
-        if least is None or most is None or self._wrong(low) or self._wrong(high) or least <= most:
+        if least is None or most is None or self.is_wrong(low) or self.is_wrong(high) or least <= most:
             return
         path = next((path for path in (low, high) if self._written_by(path)), low)
         other = high if path == low else low
@@ -425,23 +453,24 @@ class _Reader:
     def _written_by(self, path: KeyPath) -> Document | None:
         """Return the document whose value at `path` wins, None where it is the preset's."""
         return next(
-            (doc for doc in reversed(self.documents) if path in doc.marks and not self._wrong(path)), None
+            (doc for doc in reversed(self.documents) if path in doc.marks and not self.is_wrong(path)), None
         )
 
-    def _wrong(self, path: KeyPath) -> bool:
+    def is_wrong(self, path: KeyPath) -> bool:
+        """Say whether something is wrong with a key or with one above it."""
         return any(path[:length] in self.faulty for length in range(1, len(path) + 1))
 
     def _add(self, paths: list[KeyPath], message: str, hint: str | None = None) -> None:
-        """Report at the first of `paths` that a document has; the message's key is always the first."""
+        self.problems.append(self.problem(paths, message, hint))
+
+    def problem(self, paths: list[KeyPath], message: str, hint: str | None = None) -> Problem:
+        """Return a problem at the first of `paths` that a document has; the message's key is always the first."""
         for path in paths:
             document = self._written_by(path)
             if document:
                 problem = document.problem(path, message, hint)
-                self.problems.append(
-                    Problem(problem.file, problem.line, key_text(paths[0]), message, problem.excerpt, hint)
-                )
-                return
-        self.problems.append(Problem(self.file, None, key_text(paths[0]), message, None, hint))
+                return Problem(problem.file, problem.line, key_text(paths[0]), message, problem.excerpt, hint)
+        return Problem(self.file, None, key_text(paths[0]), message, None, hint)
 
 
 def _locate(path: Path, root: Path) -> str:
@@ -475,19 +504,6 @@ def _leads_out(root: Path, folder: str) -> str | None:
             if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
                 return entry.name
     return None
-
-
-def _is_date(text: str) -> bool:
-    if not re.fullmatch(r"-?[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        return False
-    year, month, day = text[-10:].split("-")
-    signed = -int(year) if text.startswith("-") else int(year)
-    try:
-        # The Gregorian calendar repeats every 400 years; Python's begins with the year 1.
-        date(signed % 400 + 400, int(month), int(day))
-    except ValueError:
-        return False
-    return True
 
 
 def _get(values: Any, path: KeyPath) -> Any:

@@ -34,8 +34,9 @@ def refused(spec) -> str:
 
 
 def test_a_sound_character_is_described(eliza):
-    assert check(eliza, eliza.parents[1]) == [
+    assert check(eliza, eliza.parents[1]).facts == [
         "characters/eliza.yaml: Eliza Doolittle, preset laptop",
+        "characters/eliza.yaml: portrays historical, knows until 1900-01-01",
         "characters/profiles/eliza.md: 5 paragraphs, 114 words",
         "characters/written/eliza.md: 1 dialogue, 1 protective, 157 words",
         "characters/questions/eliza.yaml: 8 questions (past 2, relations 2, values 2, traps 2), 2 multi-turn subjects",
@@ -43,7 +44,9 @@ def test_a_sound_character_is_described(eliza):
 
 
 def test_the_character_that_comes_along_is_sound():
-    assert len(check(ROOT / "characters" / "beethoven.yaml", ROOT)) == 4
+    found = check(ROOT / "characters" / "beethoven.yaml", ROOT, strict=True)
+    assert len(found.facts) == 5
+    assert (found.unfinished, found.notes) == ([], [])
 
 
 def test_everything_wrong_in_any_file_comes_at_once(eliza):
@@ -53,7 +56,7 @@ def test_everything_wrong_in_any_file_comes_at_once(eliza):
     edit(eliza, "questions", "topic: traps", "topic: trap")
     error = refused(eliza)
     assert [line for line in error.splitlines() if line.startswith("error: ")] == [
-        "error: characters/eliza.yaml:38: train.epochss: unknown key",
+        "error: characters/eliza.yaml:43: train.epochss: unknown key",
         "error: characters/profiles/eliza.md:4: the front matter has no 'licence'",
         "error: characters/questions/eliza.yaml:25: single[6].topic: expected one of past, relations, values, traps, got 'trap'",
         "error: characters/questions/eliza.yaml:28: single[7].topic: expected one of past, relations, values, traps, got 'trap'",
@@ -65,7 +68,7 @@ def test_a_file_that_is_gone_does_not_hide_what_is_wrong_elsewhere(eliza):
     (eliza.parent / "profiles" / "eliza.md").unlink()
     edit(eliza, "questions", "id: money", "id: Money")
     assert [line for line in refused(eliza).splitlines() if line.startswith("error: ")] == [
-        "error: characters/eliza.yaml:17: profile.file: no such file: characters/profiles/eliza.md",
+        "error: characters/eliza.yaml:22: profile.file: no such file: characters/profiles/eliza.md",
         (
             "error: characters/questions/eliza.yaml:18: single[4].id: expected an id such as first-keyboard "
             "(small letters, digits, single hyphens, at most 64), got 'Money'"
@@ -126,12 +129,12 @@ def test_released_data_are_read_too(eliza):
         "#train:\n",
         "train: {data: {prompted: ./data/p.jsonl}, mix: {data: ./data/m.jsonl, ratio: 1}}\n",
     )
-    assert check(eliza, eliza.parents[1])[4:] == [
+    assert check(eliza, eliza.parents[1]).facts[5:] == [
         "characters/data/p.jsonl: 1 sample, 2 rejected, the first: line 2: no prompt",
         "characters/data/m.jsonl: 2 general samples",
     ]
     edit(eliza, "", "{prompted: ./data/p.jsonl}", "{generated: ./data/g.json}")
-    assert check(eliza, eliza.parents[1])[4] == "characters/data/g.json: 1 dialogue"
+    assert check(eliza, eliza.parents[1]).facts[5] == "characters/data/g.json: 1 dialogue"
     (folder / "m.jsonl").write_text("[{")
     (folder / "g.json").write_text("{}")
     assert refused(eliza) == (
@@ -153,7 +156,7 @@ def test_transcripts_and_questions_to_come_are_told(eliza):
         "questions: questions/eliza.yaml",
         "questions: null\n  transcripts: [{name: mine, files: [transcripts/a.jsonl]}]",
     )
-    found = check(eliza, eliza.parents[1])[3:]
+    found = check(eliza, eliza.parents[1]).facts[4:]
     assert found[0] == "interview.questions: 40 and 10 wanted of embedded/smollm2-135m-instruct"
     assert found[1] == (
         "characters/transcripts/a.jsonl: mine, 1 answer, 0 interviews, 1 oddity, the first: "
@@ -173,6 +176,6 @@ def test_who_is_asked_nothing_needs_no_question_on_every_topic(eliza):
     assert "no question on the topic traps" in refused(eliza)
     only = "  trained: false\n  baselines: []\n  transcripts: [{name: mine, files: [transcripts/a.jsonl]}]"
     edit(eliza, "", "questions/eliza.yaml ", f"questions/eliza.yaml\n{only} ")
-    assert check(eliza, eliza.parents[1])[-2:-1] == [
+    assert check(eliza, eliza.parents[1]).facts[-2:-1] == [
         "characters/questions/eliza.yaml: 8 questions (past 4, relations 2, values 2, traps 0), 2 multi-turn subjects"
     ]

@@ -7,19 +7,23 @@ import asyncio
 import json
 import math
 import sys
+import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from charforge.commands.loading import Loaded, NothingNew, known_stage, load_for
 from charforge.engine.errors import Damaged, EngineError
+from charforge.engine.graph import Graph
 from charforge.engine.reader import look
 from charforge.engine.rehearse import Rehearsed, rehearse
+from charforge.engine.stale import UNKNOWN
 from charforge.engine.store import Store
 from charforge.errors import CharForgeError
-from charforge.forecast import GENERATING, NOT_KNOWN, Line, Part, Past, Range, forecast, total
+from charforge.forecast import GENERATING, NOT_KNOWN, Line, Part, Past, Pricing, Range, forecast, total
 from charforge.llm import endpoints
 from charforge.llm.money import Price, price_of
 from charforge.progress import clean
@@ -31,25 +35,63 @@ _HEAD = 29
 _ROW = f"{{:{_HEAD}}}{{:>9}}{{:>9}}{{:>17}}  {{}}"
 
 
+_JUDGED = ("metrics", "scores", "report")
+
+
+def from_nothing(loaded: Sequence[Loaded], graph: Graph) -> dict[str, list[Line]]:
+    """Return what building characters would take if nothing were recorded here. Reads no store.
+
+    What comes after the interviews is not rehearsed: of transcripts, metrics and report would be made in full, which takes as
+    long as somebody's files are large. How much is judged follows from the questions alone.
+    """
+
+    def work(store: Store) -> dict[str, list[Line]]:
+        goals = [
+            each.character.stage(name)
+            for each in loaded
+            for name in each.character.names
+            if name not in _JUDGED
+        ]
+        found = asyncio.run(rehearse(store, graph, goals, label=lambda params: str(params["model"])))
+        for each in loaded:
+            for name in set(_JUDGED) & set(each.character.names):
+                stage = each.character.stage(name)
+                found[stage] = Rehearsed(stage, UNKNOWN, waits_for=(each.character.stage("interviews"),))
+        return {each.target.id: _forecast(store, each, found, _prices()) for each in loaded}
+
+    with tempfile.TemporaryDirectory() as empty:
+        return look(Path(empty), work)
+
+
+def said_cost(lines: Mapping[str, list[Line]]) -> str:
+    """Return calls, tokens and cost of a forecast in a line, such as `local, ~652 calls, ~143k tokens in, ~11.6k out`."""
+    parts = [part for several in lines.values() for line in several for part in line.parts if part.calls.high]
+    if not parts:
+        return "nothing to make"
+    cost, unknown = total(parts)
+    calls, prompt, reply = Range(0, 0, 0), Range(0, 0, 0), Range(0, 0, 0)
+    for part in parts:
+        calls += part.calls
+        prompt += part.prompt_tokens
+        reply += part.completion_tokens
+    priced = f"{_cost(cost)} (low / expected / high)"
+    if all(part.local for part in parts):
+        priced = "local"
+    elif unknown:
+        priced = f"{f'{priced} and ' if cost.high else ''}unknown for {', '.join(unknown)}"
+    about = "" if calls.exact else "~"
+    return (
+        f"{priced}, {about}{calls.expected:,.0f} calls, "
+        f"{_tokens(prompt.expected)} tokens in, {_tokens(reply.expected)} out"
+    )
+
+
 def run_plan(args: argparse.Namespace) -> int:
     """Print the plan. Returns 1 where a stage is sure to fail."""
     wanted = targets(args.specs)
     last = "report" if args.to is None else known_stage(args.to, "--to")
     loaded, graph = load_for(args, wanted, NothingNew())
-    served = endpoints.load()
-
-    def price(model: str) -> Price | None:
-        try:
-            return price_of(model, served.of(model))
-        except CharForgeError:  # nothing says where it is served
-            return None
-
-    def work(store: Store) -> dict[str, list[Line]]:
-        goals = [each.character.stage(last) for each in loaded]
-        found = asyncio.run(rehearse(store, graph, goals, label=lambda params: str(params["model"])))
-        return {each.target.id: _forecast(store, each, found, price) for each in loaded}
-
-    lines = look(wanted[0].workspace / ".charforge", work)
+    lines = _lines(loaded, graph, last, wanted[0].workspace / ".charforge")
     if args.json:
         print(json.dumps(_data(lines), indent=2, ensure_ascii=False))
     else:
@@ -59,6 +101,30 @@ def run_plan(args: argparse.Namespace) -> int:
     for name, line in failing:
         _say(name, line)
     return 1 if failing else 0
+
+
+def _lines(loaded: Sequence[Loaded], graph: Graph, last: str, store: Path) -> dict[str, list[Line]]:
+    price = _prices()
+
+    def work(store: Store) -> dict[str, list[Line]]:
+        goals = [each.character.stage(last) for each in loaded]
+        found = asyncio.run(rehearse(store, graph, goals, label=lambda params: str(params["model"])))
+        return {each.target.id: _forecast(store, each, found, price) for each in loaded}
+
+    return look(store, work)
+
+
+def _prices() -> Pricing:
+    """Return what says a model's price, None where it is not known. Raises FileProblems where the user's own file is wrong."""
+    served = endpoints.load()
+
+    def price(model: str) -> Price | None:
+        try:
+            return price_of(model, served.of(model))
+        except CharForgeError:  # nothing says where it is served
+            return None
+
+    return price
 
 
 def _forecast(store: Store, each: Loaded, found: Mapping[str, Rehearsed], price: Any) -> list[Line]:

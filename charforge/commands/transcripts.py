@@ -100,6 +100,7 @@ def _character(args: argparse.Namespace, source: Source) -> _Character:
         short_name=short_name,
         until=until,
         why=why,
+        died=imports.last_day(life["paragraphs"][0]["text"]) is not None,
         never=args.never,
         systems={system: imports.notes(each, source.systems[system]) for system, each in found.items()},
         schema=schema,

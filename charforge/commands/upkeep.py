@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from textwrap import indent
 
 from charforge.errors import CharForgeError, FileProblems, Problem
-from charforge.workspace import PACKAGE, target, targets
+from charforge.workspace import PACKAGE, Target, target, targets
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -18,14 +19,29 @@ def run_check(args: argparse.Namespace) -> int:
     problems: list[Problem] = []
     for each in targets(args.specs):
         try:
-            facts = check.check(each.spec, each.workspace, preset=args.preset, overrides=args.overrides)
+            found = check.check(
+                each.spec, each.workspace, preset=args.preset, overrides=args.overrides, strict=args.strict
+            )
+            facts = [*found.facts, f"cost from nothing: {_cost(each, args)}"]
         except FileProblems as error:
             problems += error.problems
         else:
             print("\n  ".join([f"{each.id}: ok", *facts]))
+            for kind, several in (("unfinished", found.unfinished), ("note", found.notes)):
+                for problem in several:
+                    print(indent(problem.render().replace("error: ", f"{kind}: ", 1), "  "))
     if problems:
         raise FileProblems(problems)
     return 0
+
+
+def _cost(each: Target, args: argparse.Namespace) -> str:
+    """Return what `charforge plan` reckons where nothing is recorded. The store here is not looked at: it may be a stranger's."""
+    from charforge.commands import plan
+    from charforge.commands.loading import NothingNew, load
+
+    loaded, graph = load([each], NothingNew(), preset=args.preset, overrides=args.overrides)
+    return plan.said_cost(plan.from_nothing(loaded, graph))
 
 
 def run_schema(_args: argparse.Namespace) -> int:

@@ -84,7 +84,7 @@ def test_a_released_folder_becomes_a_character_that_passes_check(run, released, 
     ]  # fmt: skip
     assert written(tmp_path) == FILES
     spec = tmp_path / "characters" / "released-ada.yaml"
-    assert check.check(spec, tmp_path)[0] == "characters/released-ada.yaml: Ada King, preset laptop"
+    assert check.check(spec, tmp_path).facts[0] == "characters/released-ada.yaml: Ada King, preset laptop"
     text = spec.read_text(encoding="utf-8")
     assert '  never:\n    - "jazz: all"\n    - cinema\n' in text
     assert (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jsonschema
 import pytest
@@ -15,13 +16,56 @@ def test_check_says_what_was_found(run, eliza):
         (
             "eliza: ok\n"
             "  characters/eliza.yaml: Eliza Doolittle, preset laptop\n"
+            "  characters/eliza.yaml: portrays historical, knows until 1900-01-01\n"
             "  characters/profiles/eliza.md: 5 paragraphs, 114 words\n"
             "  characters/written/eliza.md: 1 dialogue, 1 protective, 157 words\n"
             "  characters/questions/eliza.yaml: 8 questions (past 2, relations 2, values 2, traps 2), "
             "2 multi-turn subjects\n"
+            "  cost from nothing: local, ~205 calls, 159k tokens in, 10.1k out\n"
+            "  unfinished: characters/eliza.yaml:27: knows.until: the boundary is still the skeleton's\n"
+            "    27 |   until: 1900-01-01                 # year-month-day\n"
+            "  hint: write the last day of which the character can know, and what came later\n"
+            "  unfinished: characters/profiles/eliza.md:4: the source is still the skeleton's\n"
+            "    4 | source: Say where the facts are from.\n"
+            "  hint: say where the facts are from: books, archives, an encyclopaedia and its date\n"
+            "  unfinished: characters/profiles/eliza.md:11: this is still the skeleton's text (and 4 more like it)\n"
+            "    11 | Write here where and when Eliza was born, who the parents were and how they lived. Facts are better than "
+            "judgements: na…\n"
+            "  hint: write what is known of the person\n"
+            "  unfinished: characters/written/eliza.md:6: this dialogue is still the skeleton's (and 1 more like it)\n"
+            "    6 | ## A visitor at the door {#first-visitor}\n"
+            "  hint: write your own, from the profile\n"
+            "  note: characters/questions/eliza.yaml: single: few questions on a topic: past 2, relations 2, values 2, "
+            "traps 2\n"
+            "  hint: with fewer than 4 a topic's mean says little; ten are good\n"
         ),
         "",
     )
+    assert not (eliza.parents[1] / ".charforge").exists()
+
+
+def test_check_strict_refuses_what_is_unfinished(run, eliza):
+    assert eliza.is_file()
+    status, out, err = run("check", "eliza", "--strict")
+    assert (status, out) == (1, "")
+    assert err.startswith(
+        "error: characters/eliza.yaml:27: knows.until: the boundary is still the skeleton's\n"
+    )
+
+
+def test_check_says_what_a_character_costs_of_whom_paid_models_are_asked(run, eliza):
+    assert eliza.is_file()
+    (line,) = (line for line in run("check", "eliza", "--preset", "paper")[1].splitlines() if "cost" in line)
+    assert re.fullmatch(
+        r"  cost from nothing: \$\d+\.\d\d / \$\d+\.\d\d / \$\d+\.\d\d \(low / expected / high\), ~[\d,]+ calls, .*",
+        line,
+    )
+    (line,) = (
+        line
+        for line in run("check", "eliza", "--set", "judge.model=some/thing")[1].splitlines()
+        if "cost" in line
+    )
+    assert line.startswith("  cost from nothing: unknown for some/thing, ~")
 
 
 def test_check_tells_every_problem_of_every_character(run, eliza, edit):
