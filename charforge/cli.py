@@ -280,6 +280,30 @@ def parser() -> _Parser:
         "--check", action="store_true", help="change nothing; say where it is not what is derived"
     )
 
+    audit = command("audit", _audit, "say what of a lock is proven, and where the first difference lies")
+    audit.add_argument("spec", metavar="SPEC", help="a spec's path, or a character's name")
+    audit.add_argument(
+        "--level",
+        action="append",
+        choices=("integrity", "derivation", "replay", "retrain"),
+        help="integrity, derivation, replay or retrain (may be given several times; default: the first three)",
+    )
+    audit.add_argument(
+        "--recording", metavar="FILE", help="replies (default: characters/recordings/ID.jsonl.zst, if there)"
+    )
+    audit.add_argument(
+        "--out", metavar="DIR", help="where the finding goes (default: audit/ID in the workspace)"
+    )
+    audit.add_argument("--strict", action="store_true", help="fail also where something could not be checked")
+    audit.add_argument(
+        "--epsilon",
+        metavar="NATS",
+        type=_nats,
+        default=0.02,
+        help="of retrain: how far held-out losses may be apart, in nats a token (default: 0.02)",
+    )
+    audit.add_argument("--json", action="store_true", help="as JSON")
+
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 
     gc = command("gc", _gc, "remove what no spec and no lock file reaches any more")
@@ -396,6 +420,12 @@ def _dollars(text: str) -> float:
     return float(text.removeprefix("$"))
 
 
+def _nats(text: str) -> float:
+    if re.fullmatch(r"\d{1,3}(\.\d{1,9})?", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"expected a number of nats a token, such as 0.02, got {text!r}")
+    return float(text)
+
+
 def _build(args: argparse.Namespace) -> int:
     from charforge.commands import build
 
@@ -478,6 +508,12 @@ def _lock(args: argparse.Namespace) -> int:
     from charforge.commands import lock
 
     return lock.run(args)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from charforge.commands import audit
+
+    return audit.run(args)
 
 
 def _schema(args: argparse.Namespace) -> int:

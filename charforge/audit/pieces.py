@@ -37,12 +37,12 @@ class Pieces:
 
     def blob(self, digest: str) -> bytes | None:
         """Return the bytes of that name, from the store, else from what the recording keeps; None where nobody has them."""
-        if self.reader is not None and self.reader.has(digest):
+        if self.reader is not None and is_digest(digest) and self.reader.has(digest):
             try:
                 return self.reader.read(digest)
             except Damaged:
                 self.damaged[digest] = "the stored bytes hash to another name"
-        return self._kept.get(digest)
+        return self.kept.get(digest)
 
     def tree(self, digest: str) -> Manifest | None:
         """Return a folder's manifest, `{path: {digest, size}}`; None where nobody has it, or it is none."""
@@ -51,11 +51,13 @@ class Pieces:
 
     def path(self, digest: str) -> Path | None:
         """Return the file that the store has under a name, unread; None where it has none, or keeps the bytes elsewhere."""
-        return None if self.reader is None else next(self.reader.files([("", digest)]), None)
+        if self.reader is None or not is_digest(digest):
+            return None
+        return next(self.reader.files([("", digest)]), None)
 
     @cached_property
-    def _kept(self) -> dict[str, bytes]:
-        # Small ones only: a recording keeps no weights.
+    def kept(self) -> Mapping[str, bytes]:
+        """The outputs of observed stages that the recording keeps, by digest. No weights are among them."""
         return {
             kept.digest: kept.data
             for each in self.observed.values()
@@ -126,12 +128,21 @@ class Pieces:
             wanted = {Action(**body).digest for body in self.reader.call_bodies()}
         for call in sorted(wanted):
             try:
-                found = observe(self.reader, call)
+                found = self.observe(call)
             except Damaged as error:
                 self.damaged[error.digest] = "the stored bytes hash to another name"
                 continue
             if found is not None:
                 yield found
+
+    def observe(self, call: str) -> Observation | None:
+        """Return the store's reply to a call, None where it has none. Raises Damaged."""
+        if self.reader is None:
+            return None
+        try:
+            return observe(self.reader, call)
+        except KeyError:  # a trace without a reply, which no build of ours wrote
+            return None
 
     def _recorded(self, wanted: set[str] | None) -> Iterator[Observation]:
         return (each for each in self.recording or () if wanted is None or each.action.digest in wanted)
@@ -142,14 +153,23 @@ def manifest(data: bytes) -> Manifest | None:
     try:
         value = json.loads(data)
         sound = isinstance(value, dict) and all(
-            isinstance(each, dict)
+            inside(path)
+            and isinstance(each, dict)
             and set(each) == {"digest", "size"}
-            and isinstance(each["digest"], str)
-            and len(each["digest"]) == 64
-            and set(each["digest"]) <= set("0123456789abcdef")
+            and is_digest(each["digest"])
             and isinstance(each["size"], int)
-            for each in value.values()
+            for path, each in value.items()
         )
         return value if sound and canonical(value) == data else None
     except (ValueError, RecursionError):
         return None
+
+
+def is_digest(value: object) -> bool:
+    """Say whether this is a blob's name."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def inside(path: str) -> bool:
+    """Say whether a folder's file may have this name: it leads nowhere else, on any system."""
+    return not set(path) & set("\\:\0") and all(part not in {"", ".", ".."} for part in path.split("/"))

@@ -1,0 +1,174 @@
+"""A finding in words, for people who meet a lock for the first time: what is proven, what not, where the first difference lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from charforge.audit.finding import (
+    BIT_IDENTICAL,
+    DIVERGENT,
+    METRIC_EQUIVALENT,
+    NOT_CHECKABLE,
+    Difference,
+    Finding,
+    Level,
+    Result,
+)
+from charforge.files import visible
+
+_SHOWN = 10
+"""Differences of a stage that are printed; all of them are in the finding itself."""
+_WIDTH = 100
+
+
+def level_line(level: Level) -> str:
+    """Return what a level came to, on one line."""
+    counts = level.counts()
+    total = sum(counts.values())
+    if level.verdict == DIVERGENT and not total:
+        return f"{level.name:<10}  {level.verdict}"
+    alike = counts.pop(BIT_IDENTICAL, 0)
+    said = [
+        f"{alike} of {total} stages {BIT_IDENTICAL}",
+        *(f"{n} {verdict}" for verdict, n in counts.items()),
+    ]
+    return f"{level.name:<10}  {level.verdict:<17}  {', '.join(said)}{_facts(level)}"
+
+
+def _facts(level: Level) -> str:
+    if level.name != "integrity":
+        return ""
+    facts = level.facts
+    return f" ({facts['blobs']:,} blobs, {size(facts['bytes'])}, {facts['replies']:,} replies)"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def report(finding: Finding) -> Iterator[str]:
+    """Yield all there is to say beside the levels' own lines."""
+    first = first_difference(finding)
+    if first is not None:
+        level, result, difference = first
+        yield ""
+        yield visible(f"The first difference: {result.stage}, {level.name}: {difference.said}")
+    for level in finding.levels:
+        told = [result for result in level.results if result.verdict != BIT_IDENTICAL]
+        if told:
+            yield ""
+            yield f"{level.name}:"
+        for result in told:
+            yield from _result(result)
+    yield ""
+    yield "Proven:"
+    yield from (f"  {line}" for line in _proven(finding) or ["nothing"])
+    yield "Not proven:"
+    yield from (f"  {line}" for line in _not_proven(finding))
+
+
+def first_difference(finding: Finding) -> tuple[Level, Result, Difference] | None:
+    """Return the difference that lies nearest to the character's sources; None where nothing diverges."""
+    order = {
+        result.stage: number
+        for level in reversed(finding.levels)
+        for number, result in enumerate(level.results)
+    }
+    found = [
+        (order[result.stage], number, level, result)
+        for number, level in enumerate(finding.levels)
+        for result in level.results
+        if result.verdict == DIVERGENT and result.differences
+    ]
+    if not found:
+        return None
+    _, _, level, result = min(found, key=lambda each: each[:2])
+    return level, result, result.differences[0]
+
+
+def _result(result: Result) -> Iterator[str]:
+    why = f": {result.why}" if result.why else ""
+    yield visible(f"  {result.stage}: {result.verdict}{why}")
+    for difference in result.differences[:_SHOWN]:
+        yield visible(f"    {difference.said}")
+        yield from _record(difference.record)
+    if len(result.differences) > _SHOWN:
+        yield f"    and {len(result.differences) - _SHOWN:,} more (--json tells them all)"
+
+
+def _record(record: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the two sides of a record that differs, where it has them."""
+    for side, name in (("was", "the lock's"), ("now", "found")):
+        if record is not None and side in record:
+            yield f"      {name:<10}  {_clipped(record[side])}"
+
+
+def _clipped(value: Any) -> str:
+    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True))
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+# -- what it comes to ------------------------------------------------------------------------------------------------
+
+_PROVES = {
+    (
+        "integrity",
+        BIT_IDENTICAL,
+    ): "Integrity: every byte that the lock names of {} is here, and is what its name says.",
+    (
+        "derivation",
+        BIT_IDENTICAL,
+    ): "Derivation: spec, profile, prompts and code of this checkout derive {} as the lock says.",
+    (
+        "replay",
+        BIT_IDENTICAL,
+    ): "Replay: run again from the recorded replies, without key and network, {} gave the same bytes.",
+    (
+        "retrain",
+        BIT_IDENTICAL,
+    ): "Retrain: trained again from the same samples and base weights, {} gave the same weights, bit for bit.",
+    (
+        "retrain",
+        METRIC_EQUIVALENT,
+    ): "Retrain: trained again, {} gave other weights of the same quality: held-out loss within {epsilon} nats a token.",
+}
+
+
+def _proven(finding: Finding) -> list[str]:
+    lines = []
+    for level in finding.levels:
+        for verdict in (BIT_IDENTICAL, METRIC_EQUIVALENT):
+            stages = [result.stage for result in level.results if result.verdict == verdict]
+            template = _PROVES.get((level.name, verdict))
+            if stages and template:
+                which = (
+                    f"all {len(stages)} stages"
+                    if len(stages) == len(level.results) > 1
+                    else ", ".join(stages)
+                )
+                lines.append(visible(template.format(which, epsilon=level.facts.get("epsilon"))))
+    return lines
+
+
+def _not_proven(finding: Finding) -> Iterator[str]:
+    levels = {level.name: level for level in finding.levels}
+    for level in finding.levels:
+        for verdict, words in (
+            (DIVERGENT, "not what the lock says"),
+            (NOT_CHECKABLE, "could not be checked"),
+        ):
+            stages = [result.stage for result in level.results if result.verdict == verdict]
+            if stages:
+                yield visible(f"{level.name.capitalize()} of {', '.join(stages)}: {words}.")
+    for name in ("integrity", "derivation", "replay"):
+        if name not in levels:
+            yield f"{name.capitalize()}: was not asked for (--level {name})."
+    if "retrain" not in levels:
+        yield "That the weights come of this training set: --level retrain trains them again."
+    yield "That a model ever gave the recorded replies: for that, whoever recorded them is to be trusted."
