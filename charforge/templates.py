@@ -1,8 +1,8 @@
 """Prompts from Jinja templates that may come from a stranger: source and values in, text out.
 
 A template can loop over the values it is given, test them and print them, and nothing else: no includes or
-imports, no `set`, no `range`, no calls, no attributes that begin with an underscore, a short list of filters, a limit on
-what it prints. It knows no file; `name` is only how errors call the template. Undefined variables are errors, never empty
+imports, no `set`, no `range`, no calls, no attributes that begin with an underscore, a short list of filters, limits on
+what it prints and on how long it takes. It knows no file; `name` is only how errors call the template. Undefined variables are errors, never empty
 text. Text is plain: nothing is escaped, because prompts are not HTML.
 """
 
@@ -22,15 +22,15 @@ def render(source: str, name: str, /, **values: Any) -> str:
     """Return the text of a template. One newline at its end is dropped; `trim_blocks` and `lstrip_blocks` are on.
 
     Raises CharForgeError with `name` and the line: a syntax error, a variable that is not among `values`, something
-    the sandbox refuses, or more than MAX_OUTPUT characters.
+    the sandbox refuses, more than MAX_OUTPUT characters, or more steps than it has.
     """
-    from charforge.sandbox import TemplateError
+    from charforge.sandbox import TemplateError, values_of
 
     template = _compiled(source, name)
     parts = []
     left = MAX_OUTPUT
     try:
-        for part in template.generate(values):
+        for part in template.generate(values_of(values)):
             parts.append(part)
             left -= len(part)
             if left < 0:
@@ -71,25 +71,26 @@ def _parsed(source: str, name: str) -> Any:
         tree = _environment().parse(source, name, name)
     except TemplateSyntaxError as error:
         raise CharForgeError(f"{name}:{error.lineno}: {error.message}") from error
-    except RecursionError as error:
+    except (RecursionError, MemoryError) as error:
         raise CharForgeError(f"{name}: the template is nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise CharForgeError(f"{name}: {str(error).partition(':')[0]}") from error
     found = refused(tree)
     if found:
-        raise CharForgeError(f"{name}:{found[0]}: {found[1]} cannot be used in a prompt template")
+        raise CharForgeError(f"{name}:{found[0]}: {found[1]}")
     return tree
 
 
 @lru_cache(maxsize=128)
 def _compiled(source: str, name: str) -> Any:
-    from charforge.sandbox import TemplateSyntaxError
+    from charforge.sandbox import TemplateSyntaxError, metered
 
-    _parsed(source, name)
     environment = _environment()
     try:
-        code = environment.compile(source, name, name)
+        code = environment.compile(metered(_parsed(source, name)), name, name)
     except TemplateSyntaxError as error:  # an unknown filter or test is found only here
         raise CharForgeError(f"{name}:{error.lineno}: {error.message}") from error
-    except RecursionError as error:
+    except (RecursionError, MemoryError, SyntaxError) as error:  # Python allows 20 loops within each other
         raise CharForgeError(f"{name}: the template is nested too deeply") from error
     return environment.template_class.from_code(environment, code, {})
 
