@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
                 made.append(_level(name, said, found, checkout, pieces, args))
                 if not args.json:
                     print(words.level_line(made[-1]), flush=True)
-            return Finding(found.id, hashlib.sha256(text).hexdigest(), made, environment())
+            finding = Finding(found.id, hashlib.sha256(text).hexdigest(), made, environment())
+            _keep(finding, found, args)
+            return finding
 
         finding = look(root, audit) if root.is_dir() else audit(None)
     if args.json:
@@ -77,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         for line in words.report(finding):
             print(line)
-    _keep(finding, found, args)
     bad = {DIVERGENT, NOT_CHECKABLE} if args.strict else {DIVERGENT}
     return (
         1
@@ -105,7 +106,7 @@ def _head(
 
 
 def _keep(finding: Finding, found: Target, args: argparse.Namespace) -> None:
-    """Leave the finding as a file. A file system that takes none is no fault, unless a folder was asked for."""
+    """Leave the finding and its attestations as files. A file system that takes none is no fault, unless a folder was asked for."""
     folder = found.workspace / "audit" / found.id if args.out is None else Path(args.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def _keep(finding: Finding, found: Target, args: argparse.Namespace) -> None:
             raise CharForgeError(
                 f"{folder}: cannot be written: {error.strerror}", "--out names a folder"
             ) from error
-        _tell(f"note: the finding was not written to {folder}: {error.strerror}")
+        _tell(f"note: nothing was written to {folder}: {error.strerror}")
 
 
 def _lock(found: Target) -> tuple[bytes, Lock]:
