@@ -102,13 +102,20 @@ def parser() -> _Parser:
         )
 
     new = command("new", _new, "write a commented spec to start from")
-    new.add_argument("id", metavar="ID", help="the file's name, such as ada-lovelace")
+    new.add_argument("id", metavar="ID", nargs="?", help="the file's name, such as ada-lovelace")
     new.add_argument("--name", help="the person's full name (default: made from the id)")
     new.add_argument(
         "--short-name",
         metavar="NAME",
         help="the speaker's name in dialogues (default: the last word of the name)",
     )
+    new.add_argument(
+        "--portrays", metavar="WHOM", help="historical, living or fictional (default: historical)"
+    )
+    new.add_argument("--notice", metavar="TEXT", help="what readers have to be told about a real person")
+    new.add_argument("--until", metavar="DATE", help="the last day that the person can know of")
+    new.add_argument("--licence", help="the profile's licence (default: CC0-1.0)")
+    new.add_argument("--source", metavar="TEXT", help="where the profile's facts are from")
 
     check = command("check", _check, "verify a character's files, without running anything", specs="+")
     check.add_argument(
@@ -529,6 +536,6 @@ def _gc(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> int:
-    from charforge.commands import upkeep
+    from charforge.commands import new
 
-    return upkeep.run_new(args)
+    return new.run(args)

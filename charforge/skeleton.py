@@ -57,8 +57,7 @@ def write(
     told = told or Told()
     if told.portrays == "living" and told.notice is None:
         told = replace(told, notice=NOTICE)
-    _check(id, name, short_name, told)
-    folder = workspace / "characters"
+    check(id, name, short_name, told)
     notice = "#notice: null" if told.notice is None else f"notice: {safe_yaml.scalar(told.notice)}"
     values = {
         "id": id,
@@ -72,17 +71,7 @@ def write(
         "yaml_short_name": safe_yaml.scalar(short_name),
         "schema": "../charforge/" if (workspace / "charforge" / "spec.schema.json").is_file() else "",
     }
-    files = {
-        folder / f"{id}.yaml": _SPEC,
-        folder / "profiles" / f"{id}.md": _PROFILE,
-        folder / "written" / f"{id}.md": _WRITTEN,
-        folder / "questions" / f"{id}.yaml": _QUESTIONS,
-    }
-    present = [path.relative_to(workspace).as_posix() for path in files if path.exists() or path.is_symlink()]
-    if present:
-        raise CharForgeError(
-            f"{', '.join(present)}: there already", "choose another id, or move the old files away"
-        )
+    files = free(workspace, id)
     done: list[Path] = []
     for path, template in files.items():
         try:
@@ -99,7 +88,24 @@ def write(
     return done
 
 
-def _check(id_: str, name: str, short_name: str, told: Told) -> None:
+def free(workspace: Path, id_: str) -> dict[Path, str]:
+    """Return the templates of a character's files by path. Raises CharForgeError where one is there already."""
+    folder = workspace / "characters"
+    files = {
+        folder / f"{id_}.yaml": _SPEC,
+        folder / "profiles" / f"{id_}.md": _PROFILE,
+        folder / "written" / f"{id_}.md": _WRITTEN,
+        folder / "questions" / f"{id_}.yaml": _QUESTIONS,
+    }
+    present = [path.relative_to(workspace).as_posix() for path in files if path.exists() or path.is_symlink()]
+    if present:
+        raise CharForgeError(
+            f"{', '.join(present)}: there already", "choose another id, or move the old files away"
+        )
+    return files
+
+
+def check(id_: str, name: str, short_name: str, told: Told) -> None:
     """Raise CharForgeError with the first thing that a spec or a profile could not have."""
     if not valid_id(id_):
         raise CharForgeError(

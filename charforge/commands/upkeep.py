@@ -1,10 +1,8 @@
-"""`charforge check`, `schema`, `gc` and `new`: what surrounds a build."""
+"""`charforge check`, `schema` and `gc`: what surrounds a build."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from textwrap import indent
 
@@ -96,15 +94,3 @@ def _size(count: int) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-def run_new(args: argparse.Namespace) -> int:
-    """Write a commented spec with its profile, questions and written experience to start from."""
-    from charforge import skeleton
-
-    name = " ".join(word.capitalize() for word in args.id.split("-")) if args.name is None else args.name
-    short_name = name.split(" ")[-1] if args.short_name is None else args.short_name
-    for path in skeleton.write(Path.cwd(), args.id, name, short_name):
-        print(os.path.relpath(path))
-    print(f"next: edit them, then charforge check {args.id}, and charforge build {args.id}", file=sys.stderr)
-    return 0
