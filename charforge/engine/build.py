@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical
+from charforge.engine.disk import NO_ROOM, no_room
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason
 from charforge.engine.fair import Places
 from charforge.engine.graph import Graph, Output, Source, Stage
 from charforge.engine.stale import UP_TO_DATE, action_of, why_stale
-from charforge.engine.store import NO_ROOM, Store, Trace, no_room
+from charforge.engine.store import Store, Trace
 from charforge.engine.writer import Write
 
 RAN = "ran"
@@ -265,6 +266,9 @@ class Build:
 
         A blob found damaged on the way is named, set aside, and made again by a further round.
         """
+        for text in self.store.notes:
+            self.listener.note(text)
+        self.store.notes.clear()
         with _seldom_collecting():
             return await self._rounds(self.graph.needed(targets))
 
@@ -359,7 +363,7 @@ class Build:
             return self._failed(Outcome(stage.name, FAILED), error)
         trace = self.store.find(action.digest)
         if trace is not None:
-            return await self._hit(stage, trace)
+            return await self._hit(stage, action, trace)
         outcome = Outcome(stage.name, STOPPED, action.digest, reasons=why_stale(self.store, stage, action))
 
         def waiting(polls: int) -> None:
@@ -375,14 +379,17 @@ class Build:
                 # Looked up again: another process may have finished it before the claim was ours.
                 trace = self.store.find(action.digest)
                 if trace is not None:
-                    return await self._hit(stage, trace)
+                    return await self._hit(stage, action, trace)
                 if self.stopping:
                     raise _StopError
                 return await self._execute(stage, action, outcome, head)
         outcome.calls_made = len(await head.end())
         return self._finished(outcome)
 
-    async def _hit(self, stage: Stage, trace: Trace) -> Outcome:
+    async def _hit(self, stage: Stage, action: Action, trace: Trace) -> Outcome:
+        sources = {ref.digest: ref.data for ref in stage.inputs.values() if isinstance(ref, Source)}
+        if (restored := self.store.restore(action, sources)) is not None:
+            await _durable(restored)
         last = self.store.last(stage.name)
         if last is None or last[0] != trace.action:
             await _durable(self.store.set_last(stage.name, trace.action, []))

@@ -12,6 +12,8 @@ import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
+from charforge.engine.disk import NO_LOCK, no_locks
+
 _POLL_SECONDS = 0.05
 
 
@@ -19,6 +21,7 @@ class Claims:
     """The claims of one process on one store."""
 
     def __init__(self, path: Path) -> None:
+        self._root = path.parent
         self._file = path.open("a+b")
         self._here: dict[int, tuple[asyncio.Lock, list[None]]] = {}
 
@@ -40,6 +43,10 @@ class Claims:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:
+            if error.errno not in NO_LOCK:
+                raise
+            raise no_locks(self._root, error) from error
         return True
 
     def _free(self, offset: int) -> None:

@@ -75,6 +75,17 @@ def sentence(reason: Reason) -> str:
             return f"{reason['field']} {_pair(reason['was'], reason['now'])}"
 
 
+def readable(text: str) -> list[Reason]:
+    """Return reasons from their recorded JSON; none where it, or one of them, does not read as that any more."""
+    try:
+        found = json.loads(text)
+        for reason in found:
+            sentence(reason)
+    except (ValueError, TypeError, LookupError):
+        return []
+    return found if isinstance(found, list) else []
+
+
 def sentences(found: Iterable[Reason], *, limit: int = 4) -> str:
     """Return reasons as one line; beyond `limit` they are counted."""
     phrases = [sentence(reason) for reason in found]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from charforge.engine import disk
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.store import Store
 
@@ -30,20 +32,26 @@ def collect(store: Store, roots: Iterable[str], *, unfinished: Collection[str] =
     reaches yet.
     """
     try:
-        fcntl.flock(store.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        disk.lock(store.users, fcntl.LOCK_EX | fcntl.LOCK_NB, store.root)
     except BlockingIOError:
         fcntl.flock(store.users, fcntl.LOCK_SH)
         raise EngineError("another process is using the store", "run gc again when it has finished") from None
     try:
         roots = list(roots)
-        actions, blobs = _reach(store, [*roots, *store.calls_of(unfinished)])
+        reached = _reach(store, [*roots, *store.calls_of(unfinished)])
+        if reached is None:
+            # Which replies were its, a damaged trace or list cannot say any more; they are paid for, so all stay.
+            reached = _reach(store, [*roots, *store.all_calls()], blind=True)
+            assert reached is not None
+        actions, blobs = reached
         swept = _sweep(store, actions, blobs, set(roots), dry_run=dry_run)
     finally:
         fcntl.flock(store.users, fcntl.LOCK_SH)
     return swept
 
 
-def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
+def _reach(store: Store, roots: Iterable[str], *, blind: bool = False) -> tuple[set[str], set[str]] | None:
+    """Return the actions and blobs that roots reach; None where damage hides some of them, unless `blind`."""
     actions: set[str] = set()
     blobs: set[str] = set()
     waiting = list(roots)
@@ -56,7 +64,10 @@ def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
         if body is not None:
             # Trees that are inputs are outputs of some stage; a source is always a plain blob.
             blobs.update(body["inputs"].values())
-        for trace in store.observations(action):
+        traces = store.observations(action)
+        if not blind and not traces and store.lost(action) and not _is_call(body):
+            return None
+        for trace in traces:
             for name, digest in trace.outputs.items():
                 blobs.add(digest)
                 if name.endswith("/"):
@@ -69,8 +80,13 @@ def _reach(store: Store, roots: Iterable[str]) -> tuple[set[str], set[str]]:
                 try:
                     waiting.extend(json.loads(store.read(calls)))
                 except Damaged:
-                    continue
+                    if not blind:
+                        return None
     return actions, blobs
+
+
+def _is_call(body: Mapping[str, Any] | None) -> bool:
+    return body is not None and body["kind"] == "call"
 
 
 def _sweep(store: Store, actions: set[str], blobs: set[str], roots: set[str], *, dry_run: bool) -> Swept:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
+from charforge.engine import database, disk
+from charforge.engine.database import FORMAT, SCHEMA
+from charforge.engine.disk import explained
 from charforge.engine.errors import EngineError
-from charforge.engine.store import FORMAT, SCHEMA, Store, explained, newer
+from charforge.engine.store import Store, newer
 
 T = TypeVar("T")
 _TRIES = 3
@@ -25,13 +28,14 @@ class Reader(Store):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.notes = []
         self._verified = set()
         self._path = root / "store.db"
         self._changing = False
         with contextlib.ExitStack() as undo, explained(root):
             if (root / "users").exists():
                 # Held shared, as by everybody, so that gc keeps out meanwhile.
-                fcntl.flock(undo.enter_context((root / "users").open("rb")), fcntl.LOCK_SH)
+                disk.lock(undo.enter_context((root / "users").open("rb")), fcntl.LOCK_SH, root)
             self._before = self._stamp()
             self._db = undo.enter_context(contextlib.closing(self._look()))
             self._undo = undo.pop_all()
@@ -46,6 +50,7 @@ class Reader(Store):
         # SQLite would make the two files beside a WAL database in order to read it, and leave them. With `immutable` it
         # does not look for them: right as long as nobody writes, which `steady` finds out. Where they are there, somebody is
         # writing or was killed: `readonly_shm` reads both files and writes to neither.
+        database.check_header(self._path)
         self._changing = self._path.with_name("store.db-shm").exists()
         how = "mode=ro&readonly_shm=1" if self._changing else "mode=ro&immutable=1"
         db = sqlite3.connect(
@@ -56,13 +61,15 @@ class Reader(Store):
             timeout=60,
             cached_statements=64,
         )
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > FORMAT:
-            db.close()
-            raise newer(self.root, version)
-        if version < FORMAT:  # somebody is about to make it
-            db.close()
-            return self._nothing()
+        with contextlib.ExitStack() as undo:
+            undo.callback(db.close)
+            version = database.version(db)
+            if version > FORMAT:
+                raise newer(self.root, version)
+            if version < FORMAT:  # somebody is about to make it
+                return self._nothing()
+            database.check_tables(db)
+            undo.pop_all()
         return db
 
     @staticmethod
@@ -82,6 +89,9 @@ class Reader(Store):
         return self._changing or (
             self._stamp() == self._before and not self._path.with_name("store.db-shm").exists()
         )
+
+    def _doubt(self) -> None:
+        """Leave it to the next build to find."""
 
     def discard(self, digest: str) -> None:
         """Leave a damaged blob for the next build to find."""

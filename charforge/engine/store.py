@@ -16,6 +16,8 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -25,36 +27,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from charforge.engine import database, disk
 from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
+from charforge.engine.disk import copy_hashed, explained
 from charforge.engine.errors import Damaged, EngineError
+from charforge.engine.explain import readable
 from charforge.engine.writer import INSERT_ACTION, INSERT_BLOB, INSERT_TRACE, Statement, Write, Writer
-
-FORMAT = 1
-"""Version of everything under the store's folder. A store of a newer format is refused, never guessed at."""
 
 INLINE_LIMIT = 64 * 1024
 """Blobs up to this many bytes lie in SQLite: measured, a row costs a tenth of a file's create, fsync and rename."""
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-_CHUNK = 1 << 20
 # How the canonical body of a call begins, in 27 bytes: it has no inputs, and keys are sorted.
 _CALL = b'{"inputs":{},"kind":"call",'
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS actions (digest TEXT PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS traces (
-    action TEXT NOT NULL, observation INTEGER NOT NULL, outputs TEXT NOT NULL, record TEXT NOT NULL, seal TEXT NOT NULL,
-    PRIMARY KEY (action, observation)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS stages (
-    name TEXT PRIMARY KEY, action TEXT NOT NULL, reasons TEXT NOT NULL, at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS views (
-    path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
+_HEX = re.compile("[0-9a-f]{64}")
+_ODD_PARTS = frozenset({"", ".", ".."})
+_SCRATCH = re.compile(r"[0-9]+-\w+")
+_FOLDERS = ("objects", "tmp", "trees")
+_EMPTY_LIST = b"[]"
+_EMPTY_LISTS_NAME = of_bytes(_EMPTY_LIST)
+"""The list of calls of a stage that makes none: known without being kept, so that no loss of it costs a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +78,89 @@ class Store:
         `on_durable` is called after each durable write with what was written: tests kill the process there.
         """
         self.root = root
+        self.notes: list[str] = []
+        """What the user should know of how the store was found."""
         self._on_durable = on_durable or (lambda _what: None)
         self._verified: set[str] = set()
-        with contextlib.ExitStack() as undo, explained(root):
-            for folder in (root, root / "objects", root / "tmp", root / "trees"):
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                except (FileExistsError, NotADirectoryError) as error:
-                    raise EngineError(
-                        f"cannot make the folder {folder}: a file is in the way", "move it away and rerun"
-                    ) from error
-            self.users = undo.enter_context((root / "users").open("a+b"))
-            self._sweep_scratch()
-            # Held shared while the store is open; gc takes it exclusively.
-            fcntl.flock(self.users, fcntl.LOCK_SH)
+        with contextlib.ExitStack() as undo, self._explained():
+            for folder in (root, *(root / name for name in _FOLDERS)):
+                disk.own_folder(folder, parents=folder == root)
             # SQLite does not wait but fails where two processes turn a new file to WAL mode at once.
             with self.alone("open"):
-                self._db = undo.enter_context(contextlib.closing(self._connect()))
-                self._prepare()
-                self._writer = Writer(
-                    self._connect(), on_durable=self._on_durable, explained=lambda: explained(root)
-                )
+                self.users = undo.enter_context((root / "users").open("a+b"))
+                self._db, writing = self._enter()
+                self._writer = Writer(writing, on_durable=self._on_durable, explained=self._explained)
             undo.pop_all()
+
+    def _enter(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Open the database for reading and for writing, mending first what only somebody alone may mend."""
+        alone = True
+        try:
+            disk.lock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB, self.root)
+        except BlockingIOError:
+            alone = False
+        else:
+            self._sweep_scratch()
+            if not disk.same_bytes(self.root / "machine", _machine()):
+                (self.root / "machine").write_bytes(_machine())
+            if self._doubtful():
+                self._save()
+        try:
+            connections = self._connect()
+        except EngineError:
+            if not alone or not self._doubtful():
+                raise
+            self._save()
+            connections = self._connect()
+        # Held shared while the store is open; gc takes it exclusively.
+        disk.lock(self.users, fcntl.LOCK_SH, self.root)
+        if not disk.same_bytes(self.root / "machine", _machine()):
+            for each in connections:
+                each.close()
+            raise EngineError(
+                f"the store {self.root} is in use on another machine",
+                "its database works on one machine at a time: run again when that build has ended",
+            )
+        return connections
+
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        path = self.root / "store.db"
+        with contextlib.ExitStack() as undo, self._explained():
+            database.check_header(path)
+            reading = undo.enter_context(contextlib.closing(database.connect(path)))
+            found = database.version(reading)
+            if found > database.FORMAT:
+                raise newer(self.root, found)
+            if found < database.FORMAT:
+                database.create(reading)
+            database.check_tables(reading)
+            writing = database.connect(path)
+            undo.pop_all()
+        return reading, writing
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return explained(self.root, self._doubt)
+
+    def _doubt(self) -> None:
+        """Leave word that the database is damaged, for whoever next has the store to itself."""
+        with contextlib.suppress(OSError):
+            (self.root / "doubt").touch()
+
+    def _doubtful(self) -> bool:
+        return (self.root / "doubt").exists() or (self.root / "store.db.saved").exists()
+
+    def _save(self) -> None:
+        """Save what is sound in a damaged database into a new one."""
+        from charforge.engine import salvage
+
+        aside = self.root / "damaged"
+        disk.own_folder(aside)
+        count = salvage.save(self.root / "store.db", aside)
+        (self.root / "doubt").unlink(missing_ok=True)
+        self.notes.append(
+            f"{self.root / 'store.db'} was damaged: {count} results in it are sound and were kept;"
+            f" the damaged file is in {aside}"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +182,7 @@ class Store:
         Large blobs are durable when this returns. Files are copied: the caller keeps and removes its own.
         """
         packed = Packed()
-        with explained(self.root):
+        with self._explained():
             for name, value in sorted(outputs.items()):
                 folder = not isinstance(value, bytes) and value.is_dir()
                 if folder != name.endswith("/"):
@@ -147,7 +199,7 @@ class Store:
         digest = of_bytes(data)
         if len(data) <= INLINE_LIMIT:
             inline[digest] = data
-        elif not self._object(digest).exists():
+        elif not disk.same_bytes(self._object(digest), data):
             with self.scratch() as folder:
                 temporary = folder / "blob"
                 temporary.write_bytes(data)
@@ -160,6 +212,8 @@ class Store:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise EngineError(f"{path} is neither a file nor a folder, so it cannot be stored")
             if path.is_file():
+                if not is_name(path.relative_to(folder).as_posix()):
+                    raise EngineError(f"{str(path)!r} has a name that cannot be stored", "rename it")
                 digest, size = self._put_file(path)
                 manifest[path.relative_to(folder).as_posix()] = {"digest": digest, "size": size}
         data = canonical(manifest)
@@ -169,7 +223,8 @@ class Store:
         with self.scratch() as folder:
             temporary = folder / "blob"
             digest, size = copy_hashed(source, temporary)
-            if not self._object(digest).exists():
+            # Bytes that rotted under this name give way to those that are at hand.
+            if not disk.same_bytes(self._object(digest), temporary):
                 self._install(temporary, digest)
         return digest, size
 
@@ -177,34 +232,52 @@ class Store:
         target = self._object(digest)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            _fsync(target.parent.parent)
-        temporary.chmod(0o444)
-        _fsync(temporary)
-        temporary.rename(target)
-        _fsync(target.parent)
+            disk.fsync(target.parent.parent)
+        disk.read_only(temporary)
+        disk.install(temporary, target)
         self._on_durable(f"object {digest}")
 
     def has(self, digest: str) -> bool:
         """Say whether the blob is there, without reading it."""
-        return (
+        return is_digest(digest) and (
             bool(self._rows("SELECT 1 FROM blobs WHERE digest = ?", digest)) or self._object(digest).exists()
         )
 
     def read(self, digest: str) -> bytes:
         """Return a blob's bytes, checked against its name. Raises Damaged; the blob is then out of the store."""
-        rows = self._rows("SELECT data FROM blobs WHERE digest = ?", digest)
-        with explained(self.root):
-            if rows:
-                data: bytes = rows[0][0]
-            else:
-                try:
-                    data = self._object(digest).read_bytes()
-                except FileNotFoundError:
-                    raise Damaged(digest, "is missing") from None
-            if of_bytes(data) != digest:
-                self.discard(digest)
-                raise Damaged(digest, "does not hash to its name")
+        # Twice: another build may just have put right what the first look found.
+        data = self._bytes(digest)
+        if data is None or of_bytes(data) != digest:
+            data = self._bytes(digest)
+        if data is None or of_bytes(data) != digest:
+            raise self._spoiled(digest, data)
         return data
+
+    def _bytes(self, digest: str) -> bytes | None:
+        """Return what lies under a name, None where it cannot be read as bytes."""
+        rows = self._rows("SELECT data FROM blobs WHERE digest = ?", digest)
+        with self._explained():
+            if rows:
+                return rows[0][0] if isinstance(rows[0][0], bytes) else None
+            try:
+                return self._object(digest).read_bytes()
+            except FileNotFoundError:
+                if digest == _EMPTY_LISTS_NAME:
+                    return _EMPTY_LIST
+                raise Damaged(digest, "is missing") from None
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                return None
+
+    def _spoiled(self, digest: str, found: bytes | None) -> EngineError:
+        """Discard a blob whose bytes are not those of its name, and return the error to raise."""
+        if found is not None and self._rows("SELECT 1 FROM blobs WHERE digest = ?", of_bytes(found)):
+            # Sound bytes under another's name: not they are damaged, but the way to them.
+            self._doubt()
+            return disk.damaged(self.root, "a row was found under another's name")
+        self.discard(digest)
+        return Damaged(digest, "cannot be read" if found is None else "does not hash to its name")
 
     def copy(self, digest: str, target: Path) -> None:
         """Write a blob to `target` (which must not exist), checked against its name on the way.
@@ -215,15 +288,22 @@ class Store:
         if not source.exists():
             target.write_bytes(self.read(digest))
             return
-        found, _ = copy_hashed(source, target)
-        if found != digest:
+        for _ in range(2):  # twice, as in `read`
+            found, _ = copy_hashed(source, target)
+            if found == digest:
+                return
             target.unlink()
-            self.discard(digest)
-            raise Damaged(digest, "does not hash to its name")
+        self.discard(digest)
+        raise Damaged(digest, "does not hash to its name")
 
     def manifest(self, digest: str) -> dict[str, dict[str, Any]]:
         """Return a tree's `{path: {digest, size}}`. Raises Damaged."""
-        data: dict[str, dict[str, Any]] = json.loads(self.read(digest))
+        try:
+            data = json.loads(self.read(digest))
+        except (ValueError, RecursionError):
+            data = None
+        if not (isinstance(data, dict) and all(is_name(name) and _is_entry(data[name]) for name in data)):
+            raise Damaged(digest, "is no list of files")
         return data
 
     def checkout(self, digest: str) -> Path:
@@ -233,49 +313,60 @@ class Store:
         """
         folder = self.root / "trees" / digest
         manifest = self.manifest(digest)
-        with explained(self.root):
+        with self._explained():
             if digest not in self._verified:
                 for name in manifest:
-                    self._check_object(manifest[name]["digest"])
-                self._verified.add(digest)
-            if not self._linked(folder, manifest):
+                    self._check(self._object(manifest[name]["digest"]), manifest[name]["digest"])
+            if not self._laid_out(folder, manifest, known=digest in self._verified):
                 with self.scratch() as scratch:
-                    (scratch / "tree").mkdir()
+                    laying = scratch / "tree"
+                    laying.mkdir()
                     for name, entry in manifest.items():
-                        target = scratch / "tree" / name
+                        target = laying / name
                         target.parent.mkdir(parents=True, exist_ok=True)
-                        # A hard link: both names are ours, read-only, and on one file system.
-                        os.link(self._object(entry["digest"]), target)
+                        # A hard link, if it can be: both names are ours, read-only, and on one file system.
+                        disk.link_or_copy(self._object(entry["digest"]), target)
                     with contextlib.suppress(FileNotFoundError):
-                        folder.rename(scratch / "old")
+                        disk.move(folder, scratch / "old")
                     try:
-                        (scratch / "tree").rename(folder)
+                        disk.move(laying, folder)
                     except OSError:
                         # Another process was quicker.
-                        if not self._linked(folder, manifest):
+                        if not self._laid_out(folder, manifest, known=False):
                             raise
+            self._verified.add(digest)
         return folder
 
-    def _linked(self, folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Say whether a checked-out tree is whole: removing one may have been cut short, an object may be a new file."""
+    def _laid_out(self, folder: Path, manifest: Mapping[str, Mapping[str, Any]], *, known: bool) -> bool:
+        """Say whether a checked-out tree is whole: removing one may have been cut short, an object may be a new file.
+
+        `known` says that copies, where there are no links, were held against their names before.
+        """
         try:
-            return folder.is_dir() and all(
-                (folder / name).stat().st_ino == self._object(entry["digest"]).stat().st_ino
-                for name, entry in manifest.items()
-            )
-        except FileNotFoundError:
+            for name, entry in manifest.items():
+                status = (folder / name).stat()
+                if status.st_ino == self._object(entry["digest"]).stat().st_ino:
+                    continue
+                if status.st_size != entry["size"] or (
+                    not known and _hashed(folder / name) != entry["digest"]
+                ):
+                    return False
+            return folder.is_dir()
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def _check_object(self, digest: str) -> None:
-        path = self._object(digest)
+    def _check(self, path: Path, digest: str) -> None:
+        """Hold an object against its name. Raises Damaged."""
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if any(_hashed(path) == digest for _ in range(2)):  # twice, as in `read`
+                return
         except FileNotFoundError:
             raise Damaged(digest, "is missing") from None
-        if found != digest:
-            self.discard(digest)
-            raise Damaged(digest, "does not hash to its name")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        self.discard(digest)
+        raise Damaged(digest, "does not hash to its name")
 
     def discard(self, digest: str) -> None:
         """Take a damaged blob out of the store, so that nothing finds it and it can be made again.
@@ -283,13 +374,19 @@ class Store:
         The bytes of a large one are kept under `damaged/` for whoever wants to know what happened.
         """
         aside = self.root / "damaged"
-        aside.mkdir(exist_ok=True)
+        disk.own_folder(aside)
         # Not there: it is a small one, or another process was quicker.
         with contextlib.suppress(FileNotFoundError):
-            self._object(digest).rename(aside / digest)
+            disk.move(self._object(digest), aside / digest)
         self._write([("DELETE FROM blobs WHERE digest = ?", (digest,))]).result()
+        if self._rows("SELECT 1 FROM blobs WHERE digest = ?", digest):
+            self._doubt()
+            raise disk.damaged(self.root, "a row cannot be removed")
 
     def _object(self, digest: str) -> Path:
+        # A store may come from a stranger, and what it says of itself be a path that leads out.
+        if not is_digest(digest):
+            raise Damaged(str(digest), "is no digest")
         return self.root / "objects" / digest[:2] / digest[2:]
 
     # -- traces --------------------------------------------------------------------------------------------------
@@ -297,7 +394,9 @@ class Store:
     def find(self, action: str) -> Trace | None:
         """Return the first observation of an action whose outputs are all there; None if there is none."""
         for trace in self.observations(action):
-            if all(self._whole(name, digest) for name, digest in trace.outputs.items()):
+            if all(self._whole(name, digest) for name, digest in trace.outputs.items()) and self._listed(
+                trace
+            ):
                 return trace
         return None
 
@@ -311,14 +410,26 @@ class Store:
         if not name.endswith("/"):
             return True
         try:
-            return all(self._object(entry["digest"]).exists() for entry in self.manifest(digest).values())
-        except Damaged:
+            return all(
+                self._object(entry["digest"]).stat().st_size == entry["size"]
+                for entry in self.manifest(digest).values()
+            )
+        except (Damaged, FileNotFoundError):
             return False
+
+    def _listed(self, trace: Trace) -> bool:
+        """Say whether the lists of a stage's calls are there: without them gc and the lock could not find the replies."""
+        lists = {trace.record[key] for key in ("calls", "made") if key in trace.record} - {_EMPTY_LISTS_NAME}
+        return all(self.has(digest) for digest in lists)
 
     def known(self) -> set[bytes]:
         """Return the digests of all actions that were ever recorded, 32 bytes each. What is in it may be gone or unsound."""
-        with explained(self.root):
-            return {bytes.fromhex(action) for (action,) in self._db.execute("SELECT action FROM traces")}
+        with self._explained():
+            found = [action for (action,) in self._db.execute("SELECT action FROM traces")]
+        try:
+            return set(map(bytes.fromhex, found))
+        except (ValueError, TypeError):
+            return {bytes.fromhex(one) for one in found if isinstance(one, str) and _HEX.fullmatch(one)}
 
     def newest(self, action: str) -> int | None:
         """Return the number of an action's last observation, sound or not; None if there never was one."""
@@ -339,40 +450,57 @@ class Store:
         record_json = json.dumps(record)
         newest = None if first else self.newest(digest)
         observation = 0 if newest is None else newest + 1
-        seal = _seal(digest, observation, outputs_json, record_json)
+        seal = database.seal(digest, observation, outputs_json, record_json)
         row = (digest, observation, outputs_json, record_json, seal)
         statements.append((INSERT_TRACE, row))
         return self._write(statements)
 
+    def restore(self, action: Action, sources: Mapping[str, bytes]) -> Write | None:
+        """Put back what an action was described by and read from outside, where that is gone. Its trace is there.
+
+        Neither an output: no build misses them, but an audit does.
+        """
+        missing = {digest: data for digest, data in sources.items() if not self.has(digest)}
+        rows = self._rows("SELECT body FROM actions WHERE digest = ?", action.digest)
+        if not missing and rows and _names(action.digest, rows[0][0]):
+            return None
+        packed = self.pack(missing)
+        statements: list[Statement] = [(INSERT_BLOB, item) for item in packed.inline.items()]
+        return self._write([*statements, (INSERT_ACTION, (action.digest, action.canonical))])
+
     def action_body(self, action: str) -> dict[str, Any] | None:
         """Return the recorded `{kind, version, params, inputs}` of an action digest, None if there is none (or no more)."""
         rows = self._rows("SELECT body FROM actions WHERE digest = ?", action)
-        if not rows or of_bytes(ACTION_DOMAIN + rows[0][0]) != action:
+        if not rows or not _names(action, rows[0][0]):
             return None
         body: dict[str, Any] = json.loads(rows[0][0])
         return body
 
     def call_bodies(self) -> Iterator[dict[str, Any]]:
         """Yield the bodies of recorded calls, those recorded last first."""
-        sql = "SELECT body FROM actions WHERE substr(body, 1, 27) = ? ORDER BY rowid DESC"
-        with explained(self.root):
-            for (body,) in self._db.execute(sql, (_CALL,)):
-                yield json.loads(body)
+        sql = "SELECT digest, body FROM actions WHERE substr(body, 1, 27) = ? ORDER BY rowid DESC"
+        with self._explained():
+            for digest, body in self._db.execute(sql, (_CALL,)):
+                if _names(digest, body):
+                    yield json.loads(body)
 
     def call_records(self, param: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yield (a parameter, the record beside the reply) of recorded calls, those recorded last first."""
         sql = (
-            "SELECT json_extract(CAST(body AS TEXT), ?), record FROM actions JOIN traces ON action = digest"
-            " WHERE substr(body, 1, 27) = ? AND observation = 0 ORDER BY actions.rowid DESC"
+            "SELECT json_extract(CAST(body AS TEXT), ?), action, outputs, record, seal"
+            " FROM actions JOIN traces ON action = digest"
+            " WHERE substr(body, 1, 27) = ? AND json_valid(CAST(body AS TEXT)) AND observation = 0"
+            " ORDER BY actions.rowid DESC"
         )
-        with explained(self.root):
-            for value, record in self._db.execute(sql, (f"$.params.{param}", _CALL)):
-                yield value, json.loads(record)
+        with self._explained():
+            for value, action, outputs, record, seal in self._db.execute(sql, (f"$.params.{param}", _CALL)):
+                if database.seal(action, 0, outputs, record) == seal:
+                    yield value, json.loads(record)
 
     def last(self, stage: str) -> tuple[str, list[Any]] | None:
         """Return which action a stage last came from, and why it had run then (reasons as data)."""
         rows = self._rows("SELECT action, reasons FROM stages WHERE name = ?", stage)
-        return (rows[0][0], json.loads(rows[0][1])) if rows else None
+        return (str(rows[0][0]), readable(rows[0][1])) if rows else None
 
     def set_last(self, stage: str, action: str, reasons: list[Any]) -> Write:
         """Remember which action a stage came from, and why it ran."""
@@ -389,10 +517,18 @@ class Store:
             "SELECT observation, outputs, record, seal FROM traces WHERE action = ? ORDER BY observation",
             action,
         )
-        return [
+        traces = [
             Trace(action, observation, json.loads(outputs), json.loads(record))
             for observation, outputs, record, seal in rows
-            if _seal(action, observation, outputs, record) == seal
+            if database.seal(action, observation, outputs, record) == seal
+        ]
+        return [
+            trace
+            for trace in traces
+            if isinstance(trace.outputs, dict)
+            and isinstance(trace.record, dict)
+            and all(is_name(name.removesuffix("/")) for name in trace.outputs)
+            and all(map(is_digest, trace.outputs.values()))
         ]
 
     def calls_in(self, trace: Trace) -> list[str]:
@@ -415,10 +551,15 @@ class Store:
         for (digest,) in self._rows("SELECT digest FROM actions"):
             yield digest
 
+    def all_calls(self) -> Iterator[str]:
+        """Every call in the store."""
+        for (digest,) in self._rows("SELECT digest FROM actions WHERE substr(body, 1, 27) = ?", _CALL):
+            yield digest
+
     def calls_of(self, stages: Collection[str]) -> Iterator[str]:
         """Every call that was made for one of these stages."""
         for action, record in self._rows("SELECT action, record FROM traces") if stages else []:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, TypeError, AttributeError):
                 if json.loads(record).get("stage") in stages:
                     yield action
 
@@ -440,7 +581,7 @@ class Store:
             statements.append(("DELETE FROM stages WHERE action = ?", (digest,)))
         statements += [("DELETE FROM blobs WHERE digest = ?", (digest,)) for digest in blobs]
         self._write(statements).result()
-        with explained(self.root):
+        with self._explained():
             self._db.execute("VACUUM")
 
     # -- the view's bookkeeping ----------------------------------------------------------------------------------
@@ -452,7 +593,12 @@ class Store:
             prefix + "/",
             prefix + "0",
         )
-        return {path: (digest, size, mtime_ns, inode) for path, digest, size, mtime_ns, inode in rows}
+        # A path that leads elsewhere was never written by a view, and is not one of its files to remove.
+        return {
+            path: (digest, size, mtime_ns, inode)
+            for path, digest, size, mtime_ns, inode in rows
+            if is_name(path)
+        }
 
     def set_view_entries(self, add: Mapping[str, tuple[str, int, int, int]], remove: list[str]) -> None:
         """Remember view files as written, forget removed ones."""
@@ -468,7 +614,7 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed afterwards."""
-        with explained(self.root):
+        with self._explained():
             folder = Path(tempfile.mkdtemp(dir=self.root / "tmp", prefix=f"{os.getpid()}-"))
         try:
             yield folder
@@ -488,111 +634,61 @@ class Store:
     def alone(self, doing: str) -> Iterator[None]:
         """Keep other processes from doing the same meanwhile. For moments only: it blocks."""
         with (self.root / f"{doing}.lock").open("a+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            disk.lock(lock, fcntl.LOCK_EX, self.root)
             yield
 
     def _sweep_scratch(self) -> None:
-        """Remove what killed processes left in `tmp/`, if nobody else has the store open."""
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for folder in (self.root / "tmp").iterdir():
+        """Remove what killed processes left in `tmp/`."""
+        for folder in (self.root / "tmp").iterdir():
+            if _SCRATCH.fullmatch(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _rows(self, sql: str, *values: str) -> list[Any]:
-        with explained(self.root):
+    def _rows(self, sql: str, *values: str | bytes) -> list[Any]:
+        with self._explained():
             return self._db.execute(sql, values).fetchall()
 
     def _write(self, statements: list[Statement]) -> Write:
         return self._writer.put(statements)
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self.root / "store.db",
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=60,
-            cached_statements=64,
-        )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        return db
 
-    def _prepare(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > FORMAT:
-            raise newer(self.root, version)
-        if version < FORMAT:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+def _machine() -> bytes:
+    """Return what tells this running system from any other that may reach the same files."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    return platform.node().encode()
 
 
-def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file and return (SHA-256, size) of the bytes that were copied."""
-    hasher = hashlib.sha256()
-    size = 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(_CHUNK):
-            hasher.update(chunk)
-            writer.write(chunk)
-            size += len(chunk)
-    return hasher.hexdigest(), size
+def _names(digest: str, body: object) -> bool:
+    return isinstance(body, bytes) and of_bytes(ACTION_DOMAIN + body) == digest
 
 
-def _seal(action: str, observation: int, outputs_json: str, record_json: str) -> str:
-    """A trace's own checksum: SQLite notices a torn page, but not a flipped byte inside one."""
-    return of_bytes(f"{action}\n{observation}\n{outputs_json}\n{record_json}".encode())[:16]
+def _hashed(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def is_digest(value: object) -> bool:
+    """Say whether a value is the text of a SHA-256."""
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None
 
 
-@contextlib.contextmanager
-def explained(root: Path) -> Iterator[None]:
-    """Turn what the operating system and SQLite say into one clear error."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            raise no_room(root) from error
-        if "readonly" in text or "unable to open" in text:
-            raise _no_write(root) from error
-        if "malformed" in text or "not a database" in text:
-            raise EngineError(
-                f"{root / 'store.db'} is damaged ({text})",
-                f"move it away and build again; large files under {root / 'objects'} are kept and found again",
-            ) from error
-        if "locked" in text:
-            raise EngineError(
-                f"{root / 'store.db'} is held by another process for over a minute", "try again"
-            ) from error
-        raise
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise no_room(root) from error
-        if error.errno in {errno.EPERM, errno.EACCES, errno.EROFS}:
-            raise _no_write(root) from error
-        raise
+def is_name(name: str) -> bool:
+    """Say whether a name is a plain path, relative and inside whatever folder it is put into, on any system."""
+    return name.isprintable() and "\\" not in name and not _ODD_PARTS.intersection(name.split("/"))
 
 
-def no_room(root: Path) -> EngineError:
-    """Return the error for a full disk."""
-    return EngineError(
-        f"no room left on the disk of {root}", "free some space and rerun; finished work is kept"
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and set(entry) == {"digest", "size"}
+        and is_digest(entry["digest"])
+        and type(entry["size"]) is int
     )
 
 
 def newer(root: Path, version: int) -> EngineError:
     """Return the error for a store of a format yet to come."""
     return EngineError(
-        f"{root}: the store was written by a newer CharForge (format {version}, this one knows {FORMAT})",
+        f"{root}: the store was written by a newer CharForge (format {version}, this one knows {database.FORMAT})",
         "upgrade CharForge, or point it at another workspace",
     )
-
-
-def _no_write(root: Path) -> EngineError:
-    return EngineError(f"cannot write to the store {root}", "make it writable, or build in another workspace")

@@ -55,7 +55,11 @@ def _write(store: Store, folder: Path, wanted: Mapping[str, str]) -> None:
 
 def _own_folder(view: Path, folder: Path) -> None:
     """Make a folder of the view. A link in its place would take what is written elsewhere: it may come with a pull request."""
-    inside = [view, *(view / part for part in reversed(folder.relative_to(view).parents) if part.name)]
+    inside = [
+        view.parent,
+        view,
+        *(view / part for part in reversed(folder.relative_to(view).parents) if part.name),
+    ]
     for each in dict.fromkeys([*inside, folder]):
         if each.is_symlink():
             raise EngineError(f"{each} is a link, and the view writes through none", "remove it and rerun")
@@ -64,6 +68,13 @@ def _own_folder(view: Path, folder: Path) -> None:
 
 def _remove(folder: Path, name: str) -> None:
     path = folder / name
+    for parent in path.parents:
+        if parent.is_symlink():
+            return  # somebody else's, and it leads elsewhere
+        if parent == folder.parent:
+            break
+    if path.is_dir() and not path.is_symlink():
+        return
     path.unlink(missing_ok=True)
     for parent in path.parents:
         if parent == folder or not parent.is_dir() or any(parent.iterdir()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -21,11 +22,19 @@ from charforge.engine.errors import EngineError
 
 Statement = tuple[str, tuple[Any, ...]]
 
-INSERT_BLOB = "INSERT OR IGNORE INTO blobs VALUES (?,?)"
-INSERT_ACTION = "INSERT OR IGNORE INTO actions VALUES (?,?)"
+# A row that is there with other bytes is damaged, and gives way.
+INSERT_BLOB = (
+    "INSERT INTO blobs VALUES (?,?)"
+    " ON CONFLICT DO UPDATE SET data = excluded.data WHERE digest = excluded.digest AND data IS NOT excluded.data"
+)
+INSERT_ACTION = (
+    "INSERT INTO actions VALUES (?,?)"
+    " ON CONFLICT DO UPDATE SET body = excluded.body WHERE digest = excluded.digest AND body IS NOT excluded.body"
+)
 INSERT_TRACE = "INSERT INTO traces VALUES (?,?,?,?,?)"
 _INSERTS = (INSERT_BLOB, INSERT_ACTION, INSERT_TRACE)
 
+_ONE_ROW = re.compile(r"(?<=VALUES )(\([?,]+\))")
 _COMMIT_LIMIT = 512
 _ROWS = (32, 8, 1)
 """Rows that one statement inserts: few sizes, so that each is prepared once."""
@@ -169,12 +178,12 @@ def _merged(group: list[_Entry]) -> Iterator[Statement]:
 
 def _inserts(pending: dict[str, list[tuple[Any, ...]]]) -> Iterator[Statement]:
     for sql, rows in pending.items():
-        verb, _, row = sql.partition(" VALUES ")
+        verb, row, rest = _ONE_ROW.split(sql)
         start = 0
         while start < len(rows):
             size = next(size for size in _ROWS if size <= len(rows) - start)
             yield (
-                f"{verb} VALUES {','.join([row] * size)}",
+                f"{verb}{','.join([row] * size)}{rest}",
                 tuple(value for values in rows[start : start + size] for value in values),
             )
             start += size

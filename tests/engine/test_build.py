@@ -883,16 +883,31 @@ def test_a_flipped_byte_in_a_calls_trace_is_named_and_the_call_made_again(yard):
     ]
 
 
-def test_a_flipped_byte_in_an_actions_body_only_costs_the_explanation(yard):
+def test_an_actions_damaged_body_costs_an_explanation_until_a_build_puts_it_back(yard):
     def stages(text):
         return [yard.stage("a", x=yard.source("x.txt", text))]
 
-    action = yard.build(stages("one"))["a"].action
-    with yard.open() as store:
-        store._write([("UPDATE actions SET body = X'7B' WHERE digest = ?", (action,))]).result()
-    yard.build(stages("one"))
+    def spoil(action):
+        with yard.open() as store:
+            store._write([("UPDATE actions SET body = X'7B' WHERE digest = ?", (action,))]).result()
+
+    spoil(yard.build(stages("one"))["a"].action)
+    outcomes = yard.build(stages("two"))
+    assert why(outcomes, "a") == ["never built"]
+    spoil(outcomes["a"].action)
+    yard.build(stages("two"))
     assert yard.ran == []
-    assert why(yard.build(stages("two")), "a") == ["never built"]
+    assert why(yard.build(stages("three")), "a") == ["x.txt changed"]
+
+
+def test_a_lost_source_is_put_back_by_a_build_that_is_up_to_date(yard):
+    stages = [yard.stage("a", x=yard.source("x.txt", "text"))]
+    yard.build(stages)
+    with yard.open() as store:
+        store.discard(of_bytes(b"text"))
+    yard.build(stages)
+    assert yard.ran == []
+    assert yard.read(of_bytes(b"text")) == b"text"
 
 
 def test_damage_that_comes_back_is_reported_as_the_stages_failure(yard):

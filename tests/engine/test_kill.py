@@ -142,6 +142,7 @@ class Built:
             "tmp",
             "trees",
             "users",
+            "machine",
             "claims",
             "store.db",
             "view.lock",

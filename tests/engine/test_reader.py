@@ -9,10 +9,11 @@ import signal
 
 import pytest
 
+from charforge.engine.database import FORMAT
 from charforge.engine.digest import Action
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.reader import Reader, look
-from charforge.engine.store import FORMAT, Store
+from charforge.engine.store import Store
 
 ASKED = Action("call", 1, {"question": "who"}, {})
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from charforge.engine import store as module
+from charforge.engine import disk
+from charforge.engine.database import FORMAT
 from charforge.engine.digest import Action, of_bytes
 from charforge.engine.errors import Damaged, EngineError
-from charforge.engine.store import FORMAT, INLINE_LIMIT, Store
+from charforge.engine.store import INLINE_LIMIT, Store
 
 LARGE = b"L" * (INLINE_LIMIT + 1)
 
@@ -264,37 +265,74 @@ def test_a_byte_flipped_in_the_database_file_is_noticed(yard):
         assert store.find(action().digest) is None
 
 
-def test_a_database_with_a_damaged_header_is_refused(yard):
+@pytest.mark.parametrize(
+    ("at", "data"),
+    [
+        (0, b"not a database !"),
+        (16, b"\x20"),
+        (18, b"\3"),  # for SQLite a file that may only be read
+        (28, b"\0\0\0\3"),  # three pages: new ones would be written over the others
+        (60, b"\1"),  # format 16777217, which is no newer one
+        (3600, b"\xff" * 100),  # the tables' definitions
+    ],
+)
+def test_a_database_that_sqlite_did_not_leave_so_is_mended_when_it_is_opened(yard, at, data):
     with yard.open() as store:
-        put(store, "a", {"out": LARGE})
+        put(store, "a", {"out": LARGE, "small": b"small"})
     path = yard.root / "store.db"
-    data = bytearray(path.read_bytes())
-    data[:16] = b"not a database !"
-    path.write_bytes(data)
-    with pytest.raises(EngineError) as caught:
-        yard.open()
-    assert caught.value.message == f"{path} is damaged (file is not a database)"
-    assert caught.value.hint == (
-        f"move it away and build again; large files under {yard.root / 'objects'} are kept and found again"
-    )
-    path.unlink()
+    spoiled = bytearray(path.read_bytes())
+    spoiled[at : at + len(data)] = data
+    path.write_bytes(spoiled)
     with yard.open() as store:
-        assert store.read(of_bytes(LARGE)) == LARGE
-        put(store, "a", {"out": LARGE})
+        assert store.notes == [
+            f"{path} was damaged: 1 results in it are sound and were kept; the damaged file is in {yard.root / 'damaged'}"
+        ]
+        assert dict(store.find(action().digest).outputs) == {
+            "out": of_bytes(LARGE),
+            "small": of_bytes(b"small"),
+        }
+        assert store.read(of_bytes(b"small")) == b"small"
+    assert (yard.root / "damaged" / "store.db-0").read_bytes() == spoiled
+    with yard.open() as store:
+        assert store.notes == []
+
+
+def test_a_damaged_database_that_another_build_uses_is_left_alone(yard):
+    with yard.open() as other:
+        put(other, "a", {"out": b"small"})
+        other._db.execute("PRAGMA wal_checkpoint")
+        with (yard.root / "store.db").open("r+b") as file:
+            file.write(b"not")
+        with pytest.raises(EngineError) as caught:
+            yard.open()
+    assert caught.value.message == f"{yard.root / 'store.db'} is damaged (its header is none)"
+    assert caught.value.hint == MENDING
+    with yard.open() as store:
         assert store.find(action().digest) is not None
 
 
-def test_a_database_with_a_damaged_page_is_named_when_it_is_met(yard):
+MENDING = "build again: what is sound in it is saved into a new one, and the damaged one is kept aside"
+
+
+def test_a_database_with_a_damaged_page_is_named_when_it_is_met_and_mended_next_time(yard):
     with yard.open() as store:
         for n in range(200):
             put(store, str(n), {"out": str(n).encode()})
     path = yard.root / "store.db"
     data = bytearray(path.read_bytes())
-    data[4096:] = b"\xff" * (len(data) - 4096)
+    data[4096 : 6 * 4096] = b"\xff" * (5 * 4096)
     path.write_bytes(data)
     with yard.open() as store, pytest.raises(EngineError) as caught:
-        store.find(action("7").digest)
+        [store.find(action(str(n)).digest) for n in range(200)]
     assert caught.value.message == f"{path} is damaged (database disk image is malformed)"
+    assert caught.value.hint == MENDING
+    with yard.open() as store:
+        found = [store.find(action(str(n)).digest) for n in range(200)]
+        assert 50 < len([trace for trace in found if trace is not None]) < 200
+        assert all(
+            store.read(trace.outputs["out"]) == str(n).encode() for n, trace in enumerate(found) if trace
+        )
+        assert len(store.notes) == 1
 
 
 def test_a_torn_journal_is_cut_where_it_is_torn(yard, quick_path):
@@ -454,6 +492,11 @@ def test_a_full_database_is_a_clear_error(yard):
     [
         (errno.ENOSPC, "no room left on the disk of {}", "free some space and rerun; finished work is kept"),
         (errno.EDQUOT, "no room left on the disk of {}", "free some space and rerun; finished work is kept"),
+        (
+            errno.EIO,
+            "the disk of {} does not work as it should (Input/output error)",
+            "see that it is well and has room, then rerun; finished work is kept",
+        ),
         (errno.EROFS, "cannot write to the store {}", "make it writable, or build in another workspace"),
         (errno.EACCES, "cannot write to the store {}", "make it writable, or build in another workspace"),
     ],
@@ -463,7 +506,7 @@ def test_what_the_system_says_of_a_file_is_put_into_words(yard, monkeypatch, num
         raise OSError(number, os.strerror(number))
 
     with yard.open() as store:
-        monkeypatch.setattr(module, "_fsync", refuse)
+        monkeypatch.setattr(disk, "fsync", refuse)
         with pytest.raises(EngineError) as caught:
             store.pack({"out": LARGE})
     assert (caught.value.message, caught.value.hint) == (message.format(yard.root), hint)
@@ -473,13 +516,13 @@ def test_what_the_system_says_of_a_file_is_put_into_words(yard, monkeypatch, num
 
 def test_an_error_that_has_no_words_here_stays_itself(yard, monkeypatch):
     def refuse(_path):
-        raise OSError(errno.EIO, "I/O error")
+        raise OSError(errno.ENOTDIR, "not a folder")
 
     with yard.open() as store:
-        monkeypatch.setattr(module, "_fsync", refuse)
+        monkeypatch.setattr(disk, "fsync", refuse)
         with pytest.raises(OSError) as caught:
             store.pack({"out": LARGE})
-    assert caught.value.errno == errno.EIO
+    assert caught.value.errno == errno.ENOTDIR
 
 
 # -- several processes -----------------------------------------------------------------------------------------------
