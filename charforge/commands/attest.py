@@ -1,0 +1,199 @@
+"""`charforge attest`: write what a lock names as attestations and a bill of materials, or hold such files against what is here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from charforge import __version__, attestation, recording, revision, weights
+from charforge.attestation import Code, Given, Manifest, Material
+from charforge.audit.pieces import Pieces
+from charforge.commands.loading import Loaded, NothingNew, load
+from charforge.commands.lock import lock_label
+from charforge.engine import lock
+from charforge.engine.digest import of_bytes
+from charforge.engine.errors import EngineError
+from charforge.engine.graph import Graph, Source
+from charforge.engine.lock import Lock
+from charforge.engine.reader import look
+from charforge.errors import CharForgeError
+from charforge.workspace import PACKAGE, Target, packaged_prompts, target
+
+_MANY = 256 << 20
+"""Bytes of files that git is asked about; of larger ones their digests have to do."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a character's attestations from its lock and this checkout. Nothing is built, nobody is asked."""
+    found = target(args.spec)
+    folder = found.workspace / "attest" / found.id if args.out is None else Path(args.out)
+    made = _with_pieces(found, lambda pieces: material(found, pieces))
+    if made.spec is None:
+        raise CharForgeError(
+            f"{lock_label(found)} is not what this checkout derives, so nobody can say here what it was made from",
+            f"charforge lock --check {found.label} says which field",
+        )
+    paths = attestation.write(folder, made)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def material(found: Target, pieces: Pieces | None) -> Material:
+    """Return what can be attested of a character's lock here. While the store of `pieces` is open: manifests are read from it.
+
+    Without `spec`, where the checkout does not derive the lock, for whatever reason. Raises CharForgeError where there is no lock.
+    """
+    try:
+        data = found.lock.read_bytes()
+        said = lock.parse(data, lock_label(found))
+    except FileNotFoundError:
+        raise CharForgeError(f"{lock_label(found)}: no such file", "a finished build writes it") from None
+    except EngineError as error:
+        raise CharForgeError(error.message, error.hint) from error
+    derived = _derived(found, said)
+    trees, summary, profile = _at_hand(said, pieces)
+    started, finished = _times(said, pieces)
+    files = () if derived is None else tuple(_files(found, derived[1]))
+    return Material(
+        label=lock_label(found),
+        data=data,
+        lock=said,
+        spec=None if derived is None else derived[0].character.spec.resolved(),
+        spec_label=found.label,
+        files=files,
+        code=_code(),
+        commit=_commit(found, files),
+        trees=trees,
+        summary=summary,
+        profile=profile,
+        recording=_recording(found),
+        started=started,
+        finished=finished,
+    )
+
+
+def _with_pieces(found: Target, work: Any) -> Any:
+    """Return what `work` makes of the store, if there is one, and the character's recording, if there is one."""
+    root = found.workspace / ".charforge"
+    if not found.recording.is_file():
+        return look(root, lambda store: work(Pieces(store))) if root.is_dir() else work(None)
+    with recording.verified(found.recording) as replies:
+        if root.is_dir():
+            return look(root, lambda store: work(Pieces(store, replies)))
+        return work(Pieces(None, replies))
+
+
+def _derived(found: Target, said: Lock) -> tuple[Loaded, Graph] | None:
+    """Return the character and its graph where they derive all that the lock says, None where not."""
+    if said.character != found.id or lock.self_check(said):
+        return None
+    try:
+        (each,), graph = load([found], NothingNew())
+    except CharForgeError:
+        return None
+    return None if lock.underived(said, graph, [each.character.stage("report")]) else (each, graph)
+
+
+def _at_hand(
+    said: Lock, pieces: Pieces | None
+) -> tuple[dict[str, Manifest], Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Return what is known here of a lock's outputs: folders' manifests by digest, and what training and profile say."""
+    if pieces is None:
+        return {}, None, None
+    trees: dict[str, Manifest] = {}
+    for each in said.stages.values():
+        for name, digest in each.outputs.items():
+            manifest = pieces.tree(digest) if name.endswith("/") else None
+            if manifest is not None:
+                trees[digest] = manifest
+    return (
+        trees,
+        _object(pieces, said, "model", "train_summary.json"),
+        _object(pieces, said, "profile", "profile.json"),
+    )
+
+
+def _object(pieces: Pieces, said: Lock, kind: str, name: str) -> Mapping[str, Any] | None:
+    line = said.stages.get(kind)
+    digest = None if line is None else line.outputs.get(name)
+    data = None if digest is None else pieces.blob(digest)
+    with suppress(ValueError, RecursionError):
+        value = json.loads(data or b"null")
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+def _times(said: Lock, pieces: Pieces | None) -> tuple[float | None, float | None]:
+    """Return when the first stage began and the last ended, where the store here knows every one of them."""
+    started, finished = [], []
+    for each in said.stages.values():
+        trace = None if pieces is None else pieces.trace(each.action, each.outputs)
+        record = {} if trace is None else trace.record
+        begin, took = record.get("started"), record.get("seconds")
+        if not isinstance(begin, int | float) or not isinstance(took, int | float):
+            return None, None
+        started.append(begin)
+        finished.append(begin + took)
+    return (min(started), max(finished)) if started else (None, None)
+
+
+def _files(found: Target, graph: Graph) -> Iterator[Given]:
+    """Yield the spec and every file that a stage reads, by name."""
+    spec = of_bytes(found.spec.read_bytes())
+    yield Given(found.label, spec, spec, ())
+    sources: dict[tuple[str, str], list[str]] = {}
+    for stage in graph:
+        for name, ref in stage.inputs.items():
+            if isinstance(ref, Source):
+                sources.setdefault((ref.label, ref.digest), []).append(f"{stage.kind}/{name}")
+    for (label, digest), inputs in sorted(sources.items()):
+        path = _path(found, label)
+        yield Given(label, digest if path is None else weights.sha256(path), digest, tuple(sorted(inputs)))
+
+
+def _path(found: Target, label: str) -> Path | None:
+    """Return the file that an input is known by: the workspace's own, or a template that CharForge brings."""
+    own, brought = found.workspace / label, packaged_prompts() / label.removeprefix("prompts/")
+    return next((path for path in (own, brought) if path.is_file()), None)
+
+
+def _code() -> Code:
+    files = dict(_source())
+    sums = ((path, of_bytes(data)) for path, data in files.items())
+    outside = packaged_prompts().parent == PACKAGE.parent
+    here = {
+        path.replace("charforge/prompts/", "prompts/") if outside else path: data
+        for path, data in files.items()
+    }
+    return Code(__version__, attestation.dir_hash(sums), revision.commit_of(PACKAGE.parent, here))
+
+
+def _source() -> Iterator[tuple[str, bytes]]:
+    """Yield the program's files as a wheel lays them out: the package, its templates inside."""
+    for folder, prefix in ((PACKAGE, "charforge"), (packaged_prompts(), "charforge/prompts")):
+        for path in sorted(folder.rglob("*")):
+            parts = path.relative_to(folder).parts
+            if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in parts):
+                yield "/".join((prefix, *parts)), path.read_bytes()
+
+
+def _commit(found: Target, files: Iterable[Given]) -> str | None:
+    """Return the commit that spec and files are, where they are all one's."""
+    paths = {given.path: found.workspace / given.path for given in files}
+    own = {label: path for label, path in paths.items() if path.is_file()}
+    if sum(path.stat().st_size for path in own.values()) > _MANY:
+        return None
+    return revision.commit_of(found.workspace, {label: path.read_bytes() for label, path in own.items()})
+
+
+def _recording(found: Target) -> tuple[str, str] | None:
+    path = found.recording
+    if not path.is_file():
+        return None
+    return path.relative_to(found.workspace).as_posix(), weights.sha256(path)
