@@ -151,8 +151,9 @@ class Judge:
         if "lacks" in told:
             unnamed = [name for name in told["lacks"] if name not in was.inputs]
             found += [Difference(f"input {name}", "the lock's line has no such input") for name in unnamed]
-            labels = ", ".join(self._stages[kind].inputs[name].label for name in told["lacks"])
-            why = f"neither store nor recording has what it reads: {labels}"
+            labels = [self._stages[kind].inputs[name].label for name in told["lacks"]]
+            more = f" and {len(labels) - 2} more" if len(labels) > 2 else ""
+            why = f"neither store nor recording has what it reads: {', '.join(labels[:2])}{more}"
         elif "unanswered" in told:
             why = f"{told['unanswered']:,} of its requests to {visible(told['to'])} have no recorded reply"
             if (instead := self._known.wrong(kind, was)) is not None:
@@ -186,8 +187,9 @@ class Judge:
     def _changed(self, kind: str) -> Iterator[Difference]:
         """Yield where the line of what was made here is not the lock's."""
         was, now = self._lock.stages[kind], self._made[kind]
-        if now.action != was.action:
-            why = [sentence(each) for each in reasons(was.body(kind).plain(), now.body(kind).plain(), {})]
+        body, made = was.body(kind), now.body(kind)
+        if not now.action == was.action == body.digest:
+            why = [sentence(each) for each in reasons(body.plain(), made.plain(), {})]
             said = (
                 f"this checkout makes it by another action: {'; '.join(why[:3]) or 'the digest is another'}"
             )
