@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS views (
 
 _TABLES = dict(re.findall(r"(?s)CREATE TABLE IF NOT EXISTS (\w+) (.*?);\n", SCHEMA))
 _HEADER = 100
+_JOURNAL_HEADER = 32
 _PLAUSIBLE = 100
 """Formats to come stay below this: a version beyond is a flipped bit."""
 
@@ -112,6 +113,27 @@ def check_header(path: Path) -> None:
     ):
         # SQLite would write new pages over those it does not know of.
         raise sqlite3.DatabaseError("it is not as long as it says")
+
+
+def unplayed(db: sqlite3.Connection, path: Path) -> bool:
+    """Say whether the journal that a killed process left holds commits that SQLite will not play, for damage before them.
+
+    SQLite takes a journal up to the first frame whose checksum is wrong, and forgets the rest without a word. What a kill
+    cuts short is not meant: a commit is whole in the journal before the next one begins.
+    """
+    played = max(0, db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+    with path.with_name(path.name + "-wal").open("rb") as file:
+        head = file.read(_JOURNAL_HEADER)
+        page = db.execute("PRAGMA page_size").fetchone()[0]
+        size = file.seek(0, 2)
+        for at in range(_JOURNAL_HEADER + played * (24 + page), size - 24 - page + 1, 24 + page):
+            file.seek(at)
+            frame = file.read(16)
+            # Of this journal, and not of the one before: both numbers change from one to the next, one of them may be damaged.
+            ours = frame[8:12] == head[16:20] or frame[12:16] == head[20:24]
+            if ours and any(frame[4:8]):
+                return True
+    return False
 
 
 def seal(action: str, observation: int, outputs_json: str, record_json: str) -> str:

@@ -106,12 +106,12 @@ class Store:
             if self._doubtful():
                 self._save()
         try:
-            connections = self._connect()
+            connections = self._connect(alone=alone)
         except EngineError:
             if not alone or not self._doubtful():
                 raise
             self._save()
-            connections = self._connect()
+            connections = self._connect(alone=False)
         # Held shared while the store is open; gc takes it exclusively.
         disk.lock(self.users, fcntl.LOCK_SH, self.root)
         if not disk.same_bytes(self.root / "machine", _machine()):
@@ -123,8 +123,9 @@ class Store:
             )
         return connections
 
-    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        path = self.root / "store.db"
+    def _connect(self, *, alone: bool) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        path, journal, kept = (self.root / f"store.db{end}" for end in ("", "-wal", "-kept"))
+        left = alone and journal.exists() and journal.stat().st_size > 0
         with contextlib.ExitStack() as undo, self._explained():
             database.check_header(path)
             reading = undo.enter_context(contextlib.closing(database.connect(path)))
@@ -134,6 +135,12 @@ class Store:
             if found < database.FORMAT:
                 database.create(reading)
             database.check_tables(reading)
+            if left and database.unplayed(reading, path):
+                # The last to close the file removes the journal with it.
+                shutil.copyfile(journal, kept)
+                reading.close()
+                kept.replace(journal)
+                raise sqlite3.DatabaseError("its journal is")
             writing = database.connect(path)
             undo.pop_all()
         return reading, writing
