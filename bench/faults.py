@@ -2,7 +2,7 @@
 
     python bench/faults.py charforge [--kills 200] [--pairs 50]     CharForge whole, against the mock endpoint
     python bench/faults.py corruption [--flips 3]                   a flipped bit in every file of its store
-    python bench/faults.py peers [--only NAME…] [--kills 20] [--pairs 5] [--flips 10] [--cache DIR]
+    python bench/faults.py peers [--only NAME…] [--kills 20] [--pairs 6] [--flips 10] [--cache DIR]
     python bench/faults.py table FILE…                              Markdown of what `--json` wrote
 
 `peers` measures CharForge's engine and the build engines of bench/faults_peers.py by the same trials on the same graph
@@ -52,14 +52,14 @@ profile: {file: profiles/beethoven.md}
 knows: {until: 1827-03-26, never: [motor cars, aeroplanes, telephones, cinema, computers]}
 written: written/beethoven.md
 generator: {model: openai/scripted}
-scenes: {count: 40}
-protective: {count: 12}
-interview: {questions: questions/beethoven.yaml, limit_single: 8, limit_multi: 1}
-judge: {model: openai/scripted}
+scenes: {count: 80}
+protective: {count: 2}
+interview: {questions: questions/beethoven.yaml, limit_single: 4, limit_multi: 1}
+judge: {model: openai/scripted, limit: 3, exam: false, pairwise: 1}
 """
 WIDTH = 16
 CACHE = Path(tempfile.gettempdir()) / "charforge-faults"
-LATENCY = {"latency": 0.03, "tail": 0.6}
+LATENCY = {"latency": 0.02, "tail": 0.6}
 
 
 # --- A character, its endpoint, and whole processes ------------------------------------------------------------------
@@ -250,14 +250,14 @@ def _named(params: Mapping[str, Any]) -> str:
     return identity(params["model"].removeprefix("openai/"), messages).hex()
 
 
-def killed(wanted: int, seed: int) -> Figures:
-    """Kill builds of one workspace at random moments until one gets through, then compare; again with a new one."""
+def killed(wanted: int, seed: int, end: float) -> Figures:
+    """Kill builds of one workspace at random moments until one gets through, then compare; again with a new one, up to the time `end`."""
     expected, seconds, calls = undisturbed()
     chance = random.Random(seed)
     found: Counter[str] = Counter()
     moments: Counter[str] = Counter()
     most, oldest = 0, 0.0
-    while found["kills"] < wanted:
+    while found["kills"] < wanted and time.monotonic() < end:
         with site() as (place, mock):
             found["workspaces"] += 1
             known: Counter[str] = Counter()
@@ -307,12 +307,14 @@ def killed(wanted: int, seed: int) -> Figures:
     }
 
 
-def paired(wanted: int, seed: int) -> Figures:
-    """Start two builds of one workspace, the second at a random moment of the first."""
+def paired(wanted: int, seed: int, end: float) -> Figures:
+    """Start two builds of one workspace, the second at a random moment of the first; `wanted` times, up to the time `end`."""
     expected, seconds, calls = undisturbed()
     chance = random.Random(seed)
     found: Counter[str] = Counter()
     for number in range(wanted):
+        if time.monotonic() > end:
+            break
         with site() as (place, mock):
             first = place.start()
             # Every other pair at almost the same instant.
@@ -501,13 +503,12 @@ def peers(options: argparse.Namespace) -> Figures:
         if (why := engine.install(options.cache)) is not None:
             rows["not measured"] = f"could not be installed: {why}"
             continue
+        counts = {"kills": options.kills, "pairs": options.pairs, "corruption": options.flips}
         try:
             rows["null"] = faults_trials.null(engine, options.cache)
-            rows["kills"] = faults_trials.kills(engine, options.cache, options.kills or 20, options.seed)
-            rows["pairs"] = faults_trials.pairs(engine, options.cache, options.pairs or 5, options.seed)
-            rows["corruption"] = faults_trials.corruption(
-                engine, options.cache, options.flips or 10, options.seed
-            )
+            for part, default in (("kills", 20), ("pairs", 6), ("corruption", 10)):
+                if wanted := default if counts[part] is None else counts[part]:
+                    rows[part] = getattr(faults_trials, part)(engine, options.cache, wanted, options.seed)
         except (RuntimeError, OSError) as error:
             rows["not measured"] = str(error)
         print(f"{engine.name}: done", file=sys.stderr)
@@ -516,19 +517,18 @@ def peers(options: argparse.Namespace) -> Figures:
 
 def charforge(options: argparse.Namespace) -> Figures:
     """Measure CharForge whole."""
-    kills = 200 if options.kills is None else options.kills
-    pairs = 50 if options.pairs is None else options.pairs
+    end = time.monotonic() + 60 * options.minutes
     found: Figures = {}
-    if kills:
-        found["kills"] = killed(kills, options.seed)
-    if pairs:
-        found["pairs"] = paired(pairs, options.seed)
+    if kills := 200 if options.kills is None else options.kills:
+        found["kills"] = killed(kills, options.seed, end)
+    if pairs := 50 if options.pairs is None else options.pairs:
+        found["pairs"] = paired(pairs, options.seed, end)
     return found
 
 
 def corruption(options: argparse.Namespace) -> Figures:
     """Flip bits in CharForge's store."""
-    return flipped(options.flips or 3, options.seed)
+    return flipped(3 if options.flips is None else options.flips, options.seed)
 
 
 # --- What is printed -------------------------------------------------------------------------------------------------
@@ -538,8 +538,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("charforge", "peers", "corruption", "table"))
     parser.add_argument("files", nargs="*", type=Path, help="for table: what --json wrote")
-    parser.add_argument("--kills", type=int, help="kills, in all or for each engine (200; 20)")
-    parser.add_argument("--pairs", type=int, help="pairs of builds (50; 5)")
+    parser.add_argument("--kills", type=int, help="kills, in all or for each engine (200; 20), 0 for none")
+    parser.add_argument("--pairs", type=int, help="pairs of builds (50; 6), 0 for none")
     parser.add_argument(
         "--flips", type=int, help="flips for each place of an engine (10), or each file of the store (3)"
     )
@@ -549,6 +549,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=1, help="another seed, other moments: for a long run in pieces"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=1e6, help="charforge: begin nothing new after so long"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

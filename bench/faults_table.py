@@ -33,15 +33,11 @@ def markdown(runs: Sequence[Figures]) -> str:
     parts = []
     ours = [run["figures"] for run in runs if run["what"] == "charforge"]
     for part in ("kills", "pairs"):
-        if pieces := [each[part] for each in ours if part in each]:
-            parts.append(_table(("what", "measured"), _added(pieces).items()))
+        pieces = [each[part] for each in ours if part in each]
+        parts += [_table(("what", "measured"), _added(pieces).items())] if pieces else []
     if pieces := [run["figures"] for run in runs if run["what"] == "corruption"]:
         parts.append(_table(_FLIPPED, _flipped(_added(pieces))))
-    peers: dict[str, Any] = {}
-    for run in runs:
-        if run["what"] == "peers":
-            peers |= run["figures"]
-    if peers:
+    if peers := _added([run["figures"] for run in runs if run["what"] == "peers"]):
         parts += [
             _table(_KILLED, _killed(peers)),
             _table(_PAIRED, _paired(peers)),
@@ -60,7 +56,9 @@ def _added(pieces: Sequence[Figures]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for piece in pieces:
         for name, value in piece.items():
-            if isinstance(value, Mapping):
+            if isinstance(value, str) or name == "null":
+                found[name] = value
+            elif isinstance(value, Mapping):
                 found[name] = _added([found.get(name, {}), value])
             elif name.startswith(_MOST) or name.endswith(_SAME):
                 found[name] = max(found.get(name, 0), value)
@@ -111,6 +109,8 @@ def _killed(peers: Figures) -> Iterable[Sequence[Any]]:
         if "not measured" in rows:
             yield _name(name, rows), f"not measured: {rows['not measured']}", *[""] * 6
             continue
+        if "kills" not in rows:
+            continue
         kills, null = rows["kills"], rows["null"]
         failed = kills.get("reruns that failed", 0)
         stuck = kills.get("reruns that failed even after what the manual says", 0)
@@ -134,7 +134,7 @@ _PAIRED = ("engine", "pairs", "both end well", "one refuses or fails", "both fai
 
 def _paired(peers: Figures) -> Iterable[Sequence[Any]]:
     for name, rows in peers.items():
-        if "not measured" in rows:
+        if "pairs" not in rows:
             continue
         pairs = rows["pairs"]
         says = "; ".join(f"“{_short(text)}” ({count} ×)" for text, count in pairs["reasons"].items())
@@ -164,7 +164,7 @@ _CORRUPT = (
 
 def _corrupt(peers: Figures) -> Iterable[Sequence[Any]]:
     for name, rows in peers.items():
-        if "not measured" in rows:
+        if "corruption" not in rows:
             continue
         artifact, copy, database = rows["corruption"].values()
         wrong = "final output wrong, called done"
