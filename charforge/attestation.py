@@ -34,10 +34,13 @@ BUILD_TYPE = "pkg:pypi/charforge#attestations/build/v1"
 BUILDER = "pkg:pypi/charforge#attestations/builder/v1"
 AUDIT = "pkg:pypi/charforge#attestations/audit/v1"
 
+# What a SHA-256 is of where it is of no file: bytes that docs/attestations.md says how to write. Digests of other names would be
+# truer to in-toto, but signers and verifiers take few names, and refuse the whole statement for one that they do not know.
 TREE = "application/vnd.charforge.tree+json"
-REPLIES = "charforgeObservations1"
-FOLDER = "charforgeFolder1"
-CANONICAL = "charforgeCanonicalJson1"
+REPLIES = "application/vnd.charforge.observations"
+FOLDER = "application/vnd.charforge.folder+json"
+SUMS = "application/vnd.charforge.sha256sums"
+FOUND = "application/vnd.charforge.finding+json"
 
 BROUGHT = frozenset({"base", "released"})
 """Stages that fetch what others made: what a character is built from, not what was built."""
@@ -237,28 +240,31 @@ def dependencies(material: Material) -> list[dict[str, Any]]:
         found.append({"name": "repository of the spec", "digest": {"gitCommit": material.commit}})
     if material.code is not None:
         uri = f"pkg:pypi/charforge@{quote(material.code.version, safe='')}"
-        found.append({"name": "charforge", "uri": uri, "digest": {"dirHash": material.code.dir_hash}})
+        found.append(
+            {"name": "charforge", "uri": uri, "digest": {"sha256": material.code.dir_hash}, "mediaType": SUMS}
+        )
         if material.code.commit is not None:
             found.append({"name": "repository of charforge", "digest": {"gitCommit": material.code.commit}})
     return found
 
 
 def _file(given: Given) -> dict[str, Any]:
-    digest = {"sha256": given.sha256}
+    about: dict[str, Any] = {"inputs": list(given.inputs)} if given.inputs else {}
     if given.content != given.sha256:
         # A stage saw the same data written another way.
-        digest[CANONICAL] = given.content
+        about["canonicalJsonSha256"] = given.content
     return {
         "name": given.path,
-        "digest": digest,
-        **({"annotations": {"inputs": list(given.inputs)}} if given.inputs else {}),
+        "digest": {"sha256": given.sha256},
+        **({"annotations": about} if about else {}),
     }
 
 
 def _replies(kind: str, line: Line) -> dict[str, Any]:
     return {
         "name": f"{kind}/replies",
-        "digest": {REPLIES: str(line.observations["root"])},
+        "digest": {"sha256": str(line.observations["root"])},
+        "mediaType": REPLIES,
         "annotations": {"count": line.observations["count"], "models": dict(line.models)},
     }
 
@@ -299,7 +305,8 @@ def _origins(base: Any) -> list[dict[str, Any]]:
     if base.get("kind") == "hub":
         revision = base.get("revision")
         return [{"name": str(base.get("repo")), "uri": hub_uri(str(base.get("repo")), revision)}]
-    return [{"name": "base model's folder", "digest": {FOLDER: str(base.get("digest"))}}]
+    digest = {"sha256": str(base.get("digest"))}
+    return [{"name": "base model's folder", "digest": digest, "mediaType": FOLDER}]
 
 
 def embedded(name: str) -> dict[str, str] | None:
@@ -380,9 +387,10 @@ def audited(material: Material, finding: Mapping[str, Any]) -> Statement:
         "configuration": [
             {"name": material.label, "digest": {"sha256": str(finding["lock"])}},
             {
-                "name": "finding.json",
+                "name": "finding",
                 "uri": AUDIT,
-                "digest": {CANONICAL: of_bytes(canonical(dict(finding)))},
+                "digest": {"sha256": of_bytes(canonical(dict(finding)))},
+                "mediaType": FOUND,
                 "annotations": {
                     "environment": dict(finding.get("environment") or {}),
                     "levels": {name: level["verdict"] for name, level in finding["levels"].items()},

@@ -311,6 +311,27 @@ def parser() -> _Parser:
     )
     audit.add_argument("--json", action="store_true", help="as JSON")
 
+    attest = command("attest", _attest, "write what a lock names as attestations, or check one")
+    attest.add_argument(
+        "spec",
+        metavar="SPEC",
+        help="a spec's path, or a character's name; with --check or --sign also a statement",
+    )
+    attest.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="with --check: files, folders or a lock to hold the statement against",
+    )
+    attest.add_argument("--out", metavar="DIR", help="where to (default: audit/ID in the workspace)")
+    attest.add_argument(
+        "--sign", action="store_true", help="sign by Sigstore, which asks who you are and publishes it"
+    )
+    attest.add_argument(
+        "--check", action="store_true", help="write nothing; hold the statement SPEC against FILE"
+    )
+    attest.add_argument("--json", action="store_true", help="as JSON")
+
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 
     gc = command("gc", _gc, "remove what no spec and no lock file reaches any more")
@@ -515,6 +536,12 @@ def _lock(args: argparse.Namespace) -> int:
     from charforge.commands import lock
 
     return lock.run(args)
+
+
+def _attest(args: argparse.Namespace) -> int:
+    from charforge.commands import attest
+
+    return attest.run(args)
 
 
 def _audit(args: argparse.Namespace) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charforge import __version__, attestation, recording, revision, weights
+from charforge import __version__, attestation, attested, recording, revision, weights
 from charforge.attestation import Code, Given, Manifest, Material
 from charforge.audit.pieces import Pieces
 from charforge.commands.loading import Loaded, NothingNew, load
@@ -20,27 +21,99 @@ from charforge.engine.errors import EngineError
 from charforge.engine.graph import Graph, Source
 from charforge.engine.lock import Lock
 from charforge.engine.reader import look
-from charforge.errors import CharForgeError
+from charforge.errors import CharForgeError, UsageError
+from charforge.files import visible
 from charforge.workspace import PACKAGE, Target, packaged_prompts, target
 
 _MANY = 256 << 20
 """Bytes of files that git is asked about; of larger ones their digests have to do."""
+_SHOWN = 20
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write a character's attestations from its lock and this checkout. Nothing is built, nobody is asked."""
-    found = target(args.spec)
-    folder = found.workspace / "attest" / found.id if args.out is None else Path(args.out)
-    made = _with_pieces(found, lambda pieces: material(found, pieces))
-    if made.spec is None:
-        raise CharForgeError(
-            f"{lock_label(found)} is not what this checkout derives, so nobody can say here what it was made from",
-            f"charforge lock --check {found.label} says which field",
-        )
-    paths = attestation.write(folder, made)
-    for path in paths:
-        print(path)
+    """Write a character's attestations from its lock and this checkout, or check one. Nothing is built, nobody is asked."""
+    if args.check:
+        return _check(args)
+    if args.files:
+        raise UsageError(f"attest: one argument too many: {args.files[0]!r}", "files are for --check")
+    if args.sign:
+        from charforge import signing
+
+        signing.package()  # before anything is written
+    if args.spec.endswith(".json"):
+        if not args.sign:
+            raise UsageError(f"attest: {args.spec} is no spec", "--sign signs a statement, --check checks it")
+        # One that is there already, such as an audit's.
+        paths = [Path(args.spec)]
+        attested.read(paths[0])
+    else:
+        found = target(args.spec)
+        folder = found.workspace / "audit" / found.id if args.out is None else Path(args.out)
+        made = _with_pieces(found, lambda pieces: material(found, pieces))
+        if made.spec is None:
+            raise CharForgeError(
+                f"{lock_label(found)} is not what this checkout derives, so nobody can say here what it was made from",
+                f"charforge lock --check {found.label} says where",
+            )
+        paths = attestation.write(folder, made)
+    if args.sign:
+        # A bill of materials is no statement; the provenance names the same lock.
+        paths += signing.sign([path for path in paths if path.name != attestation.BOM])
+    if args.json:
+        print(json.dumps({str(path): weights.sha256(path) for path in paths}, indent=2))
+    else:
+        print("\n".join(visible(str(path)) for path in paths))
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Hold a statement against files and locks. Exit status 1 where one is not what it says."""
+    if args.sign or args.out is not None:
+        raise UsageError("attest: --check writes nothing", "leave out --sign and --out")
+    said = attested.read(Path(args.spec))
+    given = [Path(each) for each in args.files]
+    held = attested.hold(said, [path for path in given if path.suffix != ".lock"])
+    wrong = [each for each in held if each.verdict == attested.DIFFERS]
+    # In a folder there may be anything else besides; a file that was named is meant.
+    wrong += [each for each in held if each.verdict == attested.UNKNOWN and Path(each.path) in given]
+    against: list[str] = []
+    for path in given:
+        if path.suffix == ".lock":
+            try:
+                data = path.read_bytes()
+                against += attested.against_lock(said, lock.parse(data, str(path)), data, str(path))
+            except OSError as error:
+                raise CharForgeError(f"{path}: cannot be read: {error.strerror}") from error
+    if args.json:
+        facts = {
+            "predicateType": said.kind,
+            "signed": said.signed,
+            "subjects": len(said.subjects),
+            "files": [asdict(each) for each in held],
+            "lock": against,
+        }
+        print(json.dumps(facts, indent=2))
+    else:
+        _tell(args.spec, said, held, against)
+    nothing = bool(held) and not any(each.verdict == attested.IS for each in held)
+    return 1 if wrong or against or nothing else 0
+
+
+def _tell(name: str, said: attested.Attested, held: Sequence[attested.Held], against: Sequence[str]) -> None:
+    signed = (
+        "; signed by somebody: sigstore verify identity --bundle says whom" if said.signed else "; not signed"
+    )
+    lines = [f"{name}: {said.kind}, {len(said.subjects)} subjects{signed}"]
+    lines += [
+        f"{each.path} {each.verdict}" + (f" {each.name}" if each.name else "")
+        for each in held
+        if each.verdict != attested.UNKNOWN
+    ]
+    unknown = [each.path for each in held if each.verdict == attested.UNKNOWN]
+    lines += [f"{path} {attested.UNKNOWN}" for path in unknown[:_SHOWN]]
+    if len(unknown) > _SHOWN:
+        lines.append(f"… and {len(unknown) - _SHOWN:,} more that are nothing named")
+    print("\n".join(map(visible, [*lines, *against])))
 
 
 def material(found: Target, pieces: Pieces | None) -> Material:
