@@ -18,6 +18,7 @@ from charforge.audit.finding import BIT_IDENTICAL, DIVERGENT, NOT_CHECKABLE, Dif
 from charforge.audit.pieces import Pieces
 from charforge.audit.replayer import in_a_line
 from charforge.audit.scratch import BASE, Known, Scratch, Told
+from charforge.differences import differ
 from charforge.engine.errors import EngineError
 from charforge.engine.explain import reasons, sentence
 from charforge.engine.graph import Output, Stage
@@ -202,13 +203,11 @@ class Judge:
             if group == "outputs" and before is not None and after is not None:
                 record, said = self._first(name, str(before), str(after))
             elif group == "observations":
-                said = f"the {name} of its recorded replies: {said}"
-            yield Difference(what, visible(said), expected, found, record)
+                said = f"the {name} of its recorded replies, {said}"
+            yield Difference(what, visible(f"{what}: {said}"), expected, found, record)
 
     def _first(self, name: str, was: str, now: str) -> tuple[Mapping[str, Any] | None, str]:
         """Return the first difference between two outputs, as data and in words."""
-        from charforge.differences import differ
-
         before, after = self._pieces.blob(was), self._scratch.made(now)
         if before is None or after is None:
             return None, "other bytes; those that the lock names are not here to compare with"

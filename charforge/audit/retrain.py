@@ -166,7 +166,7 @@ class _Telling(Listener):
         self._said = ""
 
     def stage_progress(self, stage: str, done: int, total: int, note: str) -> None:
-        # Each tenth once: a training reports every step.
+        """Tell of each tenth once."""
         share = f"{10 * done // total * 10} %" if total else ""
         if stage.endswith(f"/{_MODEL}") and share and share != self._said:
             self._said = share
@@ -211,9 +211,8 @@ async def _inputs(
         digest = job.line.inputs[name]
         assert isinstance(ref, Output)
         if ref.name.endswith("/"):
-            linked = _linked(job.pieces, digest, folder / name)
-            if linked:
-                folders[digest] = folder / name
+            if _linked(job.pieces, digest, folder / digest):
+                folders[digest] = folder / digest
                 continue
         elif (data := job.pieces.blob(digest)) is not None:
             files[digest] = data
@@ -290,13 +289,17 @@ def _compare(job: Job, store: Store, outcome: Outcome, facts: dict[str, Any]) ->
         return Result(_MODEL, NOT_CHECKABLE, checked, differences, why)
     before, after = _loss(was), _loss(store.read(outcome.outputs[_SUMMARY]))
     facts["held_out_loss"] = {"lock": before, "here": after}
-    if before is None or after is None:
-        return Result(
-            _MODEL, NOT_CHECKABLE, checked, differences, "nothing was held out to compare a loss on"
-        )
-    words = f"held-out loss of the chosen epoch: {before:.4f} in the lock, {after:.4f} here, epsilon {job.epsilon:g}"
-    near = abs(before - after) <= job.epsilon
-    differences.insert(0, Difference("held-out loss", words, str(before), str(after)))
+    if before is None:
+        why = "the weights are others, and the lock's training held nothing out to compare a loss on"
+        return Result(_MODEL, NOT_CHECKABLE, checked, differences, why)
+    here = "none" if after is None else f"{after:.4f}"
+    words = (
+        f"held-out loss of the chosen epoch: {before:.4f} in the lock, {here} here, epsilon {job.epsilon:g}"
+    )
+    near = after is not None and abs(before - after) <= job.epsilon
+    differences.insert(
+        0, Difference("held-out loss", words, str(before), None if after is None else str(after))
+    )
     return Result(_MODEL, METRIC_EQUIVALENT if near else DIVERGENT, checked, differences)
 
 

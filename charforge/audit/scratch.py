@@ -110,17 +110,15 @@ class Scratch:
     def fill(self, lock: Lock, stages: Iterable[Stage], pieces: Pieces) -> Known:
         """Put recorded replies, and what the lock says stages read of each other, into the store that children start from."""
         known = Known()
-        wanted: set[str] | None = set()
+        told = True
         for stage in stages:
             line = lock.stages[stage.kind]
-            if not line.observations:
-                continue
-            calls = pieces.calls(line.action, line.outputs)
-            if calls is None or len(calls) != line.observations["count"]:
-                wanted = None  # nobody says which: all there are
-                break
-            known.listed[stage.kind] = calls
-            wanted.update(calls)
+            calls = pieces.calls(line.action, line.outputs) if line.observations else []
+            if calls is not None and len(calls) == line.observations.get("count", 0):
+                known.listed[stage.kind] = calls
+            else:
+                told = False  # nobody says which they were, so take all there are
+        wanted = {call for calls in known.listed.values() for call in calls} if told else None
         with Store(self._given) as store:
             write = None
             for action, reply, facts in pieces.replies(wanted):
@@ -182,7 +180,7 @@ class Scratch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=workspace,
-            env=_environment(workspace.parent, variation) | (_WEIGHTS if kinds == [BASE] else {}),
+            env=environment(workspace.parent, variation) | (_WEIGHTS if kinds == [BASE] else {}),
             start_new_session=True,
         )
         self._children.add(child)
@@ -253,7 +251,7 @@ _WEIGHTS = {"PYTHONUTF8": "1"}
 """Whatever the locale: so every child of a build runs that works on weights (`models.process`)."""
 
 
-def _environment(folder: Path, variation: Collection[str]) -> dict[str, str]:
+def environment(folder: Path, variation: Collection[str]) -> dict[str, str]:
     """Return a child's environment: nothing that could hold a key, and a home with nothing in it."""
     source = str(Path(charforge.__file__).resolve().parents[1])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]

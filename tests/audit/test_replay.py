@@ -144,12 +144,14 @@ def test_each_lie_of_a_lock_is_found_at_its_own_stage(built):
     assert {kind for kind, result in results.items() if result.verdict == DIVERGENT} == lies
     found = {kind: {each.what: each.said for each in result.differences} for kind, result in results.items()}
     assert found["scenes"] == {
-        "output scenes.jsonl": "other bytes; those that the lock names are not here to compare with"
+        "output scenes.jsonl": "output scenes.jsonl: other bytes; those that the lock names are not here to compare with"
     }
-    assert found["dialogues"] == {"count dialogues.jsonl": "99 in the lock, 12 in the replay"}
+    assert found["dialogues"] == {
+        "count dialogues.jsonl": "count dialogues.jsonl: 99 in the lock, 12 in the replay"
+    }
     assert list(found["protective"]) == ["usage openai/scripted"]
     assert found["interviews"]["observations"].startswith(
-        "the root of its recorded replies: 222222222222… in the"
+        "observations: the root of its recorded replies, 222222222222… in the lock"
     )
     assert [what.split()[0] for what in found["scores"]] == ["model"] * len(models)
     assert found["metrics"]["input single"] == "not what eliza/interviews/single.jsonl is"
