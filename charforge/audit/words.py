@@ -27,21 +27,27 @@ def level_line(level: Level) -> str:
     """Return what a level came to, on one line."""
     counts = level.counts()
     total = sum(counts.values())
-    if level.verdict == DIVERGENT and not total:
-        return f"{level.name:<10}  {level.verdict}"
-    alike = counts.pop(BIT_IDENTICAL, 0)
-    said = [
-        f"{alike} of {total} stages {BIT_IDENTICAL}",
-        *(f"{n} {verdict}" for verdict, n in counts.items()),
-    ]
-    return f"{level.name:<10}  {level.verdict:<17}  {', '.join(said)}{_facts(level)}"
+    alike = counts.get(level.verdict, 0) == total
+    said = [f"{number} {verdict}" for verdict, number in counts.items()]
+    stages = (
+        f"{total} stage{'s' * (total != 1)}"
+        if alike
+        else f"{total} stage{'s' * (total != 1)}: {', '.join(said)}"
+    )
+    how = _how(level)
+    return visible(f"{level.name:<10}  {level.verdict:<17}  {stages}" + (f" ({how})" if how else ""))
 
 
-def _facts(level: Level) -> str:
-    if level.name != "integrity":
-        return ""
+def _how(level: Level) -> str:
     facts = level.facts
-    return f" ({facts['blobs']:,} blobs, {size(facts['bytes'])}, {facts['replies']:,} replies)"
+    match level.name:
+        case "integrity":
+            return f"{facts['blobs']:,} blobs of {size(facts['bytes'])}, {facts['replies']:,} replies"
+        case "replay" if facts.get("variation"):
+            return f"under another {', '.join(facts['variation'])}"
+        case "retrain" if "held_out_loss" in facts:
+            return f"epsilon {facts['epsilon']:g} nats a token"
+    return ""
 
 
 def size(count: int) -> str:

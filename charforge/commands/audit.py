@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from charforge import pipeline, recording
+from charforge import attestation, pipeline, recording
 from charforge.audit import derivation, integrity, retrain, words
 from charforge.audit.finding import DIVERGENT, NOT_CHECKABLE, Finding, Level
 from charforge.audit.pieces import Pieces
 from charforge.audit.replay import replay
+from charforge.commands.attest import material
 from charforge.commands.loading import NothingNew, load
 from charforge.engine import lock
 from charforge.engine.errors import EngineError
@@ -70,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
                 if not args.json:
                     print(words.level_line(made[-1]), flush=True)
             finding = Finding(found.id, hashlib.sha256(text).hexdigest(), made, environment())
-            _keep(finding, found, args)
+            _keep(finding, found, pieces, args)
             return finding
 
         finding = look(root, audit) if root.is_dir() else audit(None)
     if args.json:
-        print(json.dumps(finding.as_json(), indent=2, ensure_ascii=False))
+        print(_text(finding), end="")
     else:
         for line in words.report(finding):
             print(line)
@@ -105,19 +106,24 @@ def _head(
     ]
 
 
-def _keep(finding: Finding, found: Target, args: argparse.Namespace) -> None:
+def _keep(finding: Finding, found: Target, pieces: Pieces, args: argparse.Namespace) -> None:
     """Leave the finding and its attestations as files. A file system that takes none is no fault, unless a folder was asked for."""
     folder = found.workspace / "audit" / found.id if args.out is None else Path(args.out)
+    attested = material(found, pieces)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(finding.as_json(), indent=2, ensure_ascii=False) + "\n"
-        (folder / "finding.json").write_text(text, encoding="utf-8")
+        (folder / "finding.json").write_text(_text(finding), encoding="utf-8")
+        attestation.write(folder, attested, finding.as_json())
     except OSError as error:
         if args.out is not None:
             raise CharForgeError(
                 f"{folder}: cannot be written: {error.strerror}", "--out names a folder"
             ) from error
         _tell(f"note: nothing was written to {folder}: {error.strerror}")
+
+
+def _text(finding: Finding) -> str:
+    return json.dumps(finding.as_json(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _lock(found: Target) -> tuple[bytes, Lock]:
