@@ -12,7 +12,7 @@ import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
-from charforge.engine.disk import NO_LOCK, no_locks
+from charforge.engine.disk import NO_LOCK, explained, no_locks
 
 _POLL_SECONDS = 0.05
 
@@ -22,7 +22,8 @@ class Claims:
 
     def __init__(self, path: Path) -> None:
         self._root = path.parent
-        self._file = path.open("a+b")
+        with explained(self._root):
+            self._file = path.open("a+b")
         self._here: dict[int, tuple[asyncio.Lock, list[None]]] = {}
 
     def close(self) -> None:

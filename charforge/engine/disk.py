@@ -96,7 +96,7 @@ def install(temporary: Path, target: Path) -> None:
     """Put a finished file in its place, durably; what is there gives way."""
     fsync(temporary)
     try:
-        _over(temporary, target)
+        over(temporary, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -106,13 +106,14 @@ def install(temporary: Path, target: Path) -> None:
             shutil.copyfile(temporary, beside)
             shutil.copymode(temporary, beside)
             fsync(beside)
-            _over(beside, target)
+            over(beside, target)
         finally:
             beside.unlink(missing_ok=True)
     fsync(target.parent)
 
 
-def _over(source: Path, target: Path) -> None:
+def over(source: Path, target: Path) -> None:
+    """Rename a file; what is there gives way, at once where the file system can do that."""
     try:
         source.rename(target)
     except OSError as error:
@@ -186,7 +187,10 @@ def explained(root: Path, doubt: Callable[[], None] | None = None) -> Iterator[N
         if "disk I/O" in text:
             raise (failing(root, text) if _has_room(root) else no_room(root)) from error
         if "readonly" in text or "unable to open" in text:
-            raise no_write(root) from error
+            if not _has_room(root):
+                raise no_room(root) from error
+            may = os.access(root, os.W_OK) and os.access(root / "store.db", os.W_OK)
+            raise (failing(root, text) if may else no_write(root)) from error
         if "locking protocol" in text:
             raise EngineError(
                 f"the file system of {root} has no locks that SQLite can use",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from charforge.engine import disk
 from charforge.engine.errors import EngineError
 from charforge.engine.store import Store
 
@@ -45,7 +46,7 @@ def _write(store: Store, folder: Path, wanted: Mapping[str, str]) -> None:
         temporary = path.with_name(path.name + ".part")
         temporary.unlink(missing_ok=True)
         store.copy(digest, temporary)
-        temporary.rename(path)
+        disk.over(temporary, path)
         added[f"{prefix}/{name}"] = (digest, *_must_stamp(path))
     gone = [key for key in known if key.removeprefix(prefix + "/") not in wanted]
     for key in gone:
