@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from charforge import contribution, questions, transcripts
 from charforge.errors import FileProblems, Problem
-from charforge.files import read_bytes, read_text
+from charforge.files import MIB, read_bytes, read_text
 from charforge.spec import (
-    MAX_DATA_BYTES,
     MAX_QUESTIONS_BYTES,
     MAX_TEXT_BYTES,
     MAX_TRANSCRIPT_BYTES,
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from charforge.sections import CharacterSpec, Transcript
+
+MAX_LOOKED_INTO = 8 * MIB
+"""Of a data file. One of 2 GiB takes minutes and gigabytes, and check is to be quick on anybody's files."""
 
 _Read = TypeVar("_Read")
 
@@ -135,14 +137,19 @@ def _facts(found: Examined, workspace: Path, today: date, odd: contribution.Foun
     if found.spec and found.spec.interview.questions is None:
         wanted = found.spec.interview.generate
         facts.append(f"interview.questions: {wanted.single} and {wanted.multi} wanted of {wanted.model}")
-    for key, file in found.files.items():
-        if key.startswith("train."):
+    if found.spec:  # else these wait: they can be large, and are read differently once the spec is mended
+        for key, file in found.files.items():
+            if not key.startswith("train."):
+                continue
+            size = (workspace / file).stat().st_size
+            if size > MAX_LOOKED_INTO:
+                facts.append(f"{file}: {size:,} bytes, too large to look into here: the build does")
+                continue
             try:
-                data = released.File(read_bytes(workspace / file, file, MAX_DATA_BYTES), file)
-                facts.append(_data_fact(key, data, found.short_name or ""))
+                data = released.File(read_bytes(workspace / file, file, MAX_LOOKED_INTO), file)
+                facts.append(_data_fact(key, data, found.spec.short_name))
             except FileProblems as error:
                 problems.extend(error.problems)
-    if found.spec:
         known = {} if asked is None else {"single": asked.single_records(), "multi": asked.multi_records()}
         for transcript in found.spec.interview.transcripts:
             try:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PRESET = "laptop"
 PRESETS = ("laptop", "smoke", "paper")
-MAX_TEXT_BYTES = 10 * MIB
-"""How large a profile or written file may be."""
+MAX_TEXT_BYTES = MIB
+"""How large a profile or written file may be: 170,000 words."""
 MAX_QUESTIONS_BYTES = MIB
-MAX_TRANSCRIPT_BYTES = 64 * MIB
+MAX_TRANSCRIPT_BYTES = 16 * MIB
 """How large one file of a transcript may be."""
 MAX_DATA_BYTES = 2048 * MIB
 """How large a file of released dialogues or general samples may be, here or on the hub."""

@@ -145,6 +145,20 @@ def test_released_data_are_read_too(eliza):
     )
 
 
+def test_large_data_are_left_to_the_build_and_all_data_while_the_spec_is_wrong(eliza, monkeypatch):
+    (eliza.parent / "data").mkdir()
+    (eliza.parent / "data" / "p.jsonl").write_text("{\n" * 5)
+    edit(eliza, "", "#train:\n", "train: {data: {prompted: ./data/p.jsonl}}\n")
+    assert "characters/data/p.jsonl" in refused(eliza)
+    monkeypatch.setattr("charforge.check.MAX_LOOKED_INTO", 9)
+    assert check(eliza, eliza.parents[1]).facts[5] == (
+        "characters/data/p.jsonl: 10 bytes, too large to look into here: the build does"
+    )
+    monkeypatch.undo()
+    edit(eliza, "", "preset: laptop", "preset: lapto")
+    assert "p.jsonl" not in refused(eliza)
+
+
 def test_transcripts_and_questions_to_come_are_told(eliza):
     folder = eliza.parent / "transcripts"
     folder.mkdir()
