@@ -179,11 +179,14 @@ def test_it_needs_no_right_to_write(eliza):
         Path(name).chmod(0o755)
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        root = os.getuid() == 0  # to whom modes mean nothing
+        plain = []
+        if os.getuid() == 0:  # to whom modes mean nothing, unless the capabilities are gone
+            if shutil.which("setpriv") is None:
+                pytest.skip("nothing here makes root obey modes")
+            plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
         done = subprocess.run(
-            [sys.executable, "-m", "charforge", "audit", str(copy / "characters" / "eliza.yaml"),
+            [*plain, sys.executable, "-m", "charforge", "audit", str(copy / "characters" / "eliza.yaml"),
              "--level", "integrity", "--level", "derivation"],
-            user=65534 if root else None, group=65534 if root else None, extra_groups=[] if root else None,
             env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, cwd="/",
             capture_output=True, text=True, check=False,
         )  # fmt: skip
