@@ -1128,11 +1128,11 @@ def test_a_link_to_itself_is_told(workspace):
     )
 
 
-def test_a_profile_of_11_mib_is_refused(workspace):
-    os.truncate(workspace / "characters/profiles/eliza.md", 11 * 1024 * 1024)
+def test_a_profile_of_2_mib_is_refused(workspace):
+    os.truncate(workspace / "characters/profiles/eliza.md", 2 * 1024 * 1024)
     assert refused(workspace) == (
-        "error: characters/eliza.yaml:4: profile.file: characters/profiles/eliza.md is too large: 11,534,336 bytes, "
-        "the limit is 10,485,760\n  4 | profile: {file: profiles/eliza.md}"
+        "error: characters/eliza.yaml:4: profile.file: characters/profiles/eliza.md is too large: 2,097,152 bytes, "
+        "the limit is 1,048,576\n  4 | profile: {file: profiles/eliza.md}"
     )
 
 
