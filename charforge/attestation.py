@@ -429,6 +429,16 @@ def _statement(subject: list[dict[str, Any]], kind: str, predicate: dict[str, An
         raise CharForgeError(
             f"nothing to attest: {error}", "a finished build's lock names what it made"
         ) from error
-    # A Struct holds whole numbers as 42.0, which is 42 in the canonical form.
-    data: Statement = json.loads(canonical(MessageToDict(whole.pb)))
+    data: Statement = _whole(MessageToDict(whole.pb))
     return data
+
+
+def _whole(value: Any) -> Any:
+    """Return JSON data with 42 for 42.0: protobuf holds every number as a double."""
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value

@@ -102,7 +102,9 @@ def parse(data: bytes, label: str) -> Attested:
 def _json(data: bytes, label: str) -> Any:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        canonical(value)  # numbers and texts that nobody else would read as we do
+        json.dumps(
+            value, ensure_ascii=False, allow_nan=False
+        ).encode()  # 1e999, and texts that are no Unicode
     except RecursionError:
         raise _wrong(label, "nested too deeply") from None
     except ValueError as error:
@@ -124,9 +126,9 @@ def _no_constant(constant: str) -> None:
 def _shaped(value: Any, label: str) -> dict[str, Any]:
     """Return a value as the published types have it. A field that they do not have is wrong: nobody would look at it."""
     from google.protobuf.json_format import (  # type: ignore[import-untyped]
+        Error,
         MessageToDict,
         ParseDict,
-        ParseError,
     )
     from in_toto_attestation.predicates.provenance.v1 import (  # type: ignore[import-untyped]
         provenance_pb2,
@@ -148,7 +150,7 @@ def _shaped(value: Any, label: str) -> dict[str, Any]:
             shaped["predicate"] = MessageToDict(
                 ParseDict(shaped["predicate"], shapes[whole.predicate_type]())
             )
-    except (ParseError, ValueError, RecursionError) as error:
+    except (Error, ValueError, OverflowError, RecursionError) as error:
         raise _wrong(label, visible(str(error).partition("\n")[0])[:160]) from None
     predicate = shaped["predicate"]
     if whole.predicate_type == PROVENANCE_TYPE and not _is_provenance(predicate):
