@@ -28,16 +28,17 @@ def derivation(said: Lock, character: str, graph: Graph, targets: Iterable[str])
         what = f"it is the lock of {said.character}"
         differences["lock"] = [Difference("character", what, said.character, character)]
         said = replace(said, character=character)
-    for kind, problems in lock.self_check(said).items():
-        differences[kind] = [Difference("line", f"the line contradicts itself: {each}") for each in problems]
     targets = list(targets)
     stages = {stage.name.rpartition("/")[2]: stage for stage in graph.needed(targets)}
     made = {f"{character}/{kind}": each.outputs for kind, each in said.stages.items()}
+    contradicted = lock.self_check(said)
     for kind, reasons in lock.underived(said, graph, targets).items():
-        known = differences.setdefault(kind, [])
-        if known and all(one.get("field") == "action" for one in reasons):
-            continue  # the line's own contradiction, which has been said
-        known += [_difference(one, said, kind, stages.get(kind), made) for one in reasons]
+        if kind in contradicted and all(one.get("field") == "action" for one in reasons):
+            continue  # the line's own contradiction, told below
+        differences[kind] = [_difference(one, said, kind, stages.get(kind), made) for one in reasons]
+    for kind, problems in contradicted.items():
+        found = [Difference("line", f"the line contradicts itself: {each}") for each in problems]
+        differences[kind] = [*differences.get(kind, []), *found]
     kinds = [kind for kind in ["lock", *stages, *said.stages] if kind in differences or kind != "lock"]
     results = [
         Result(kind, DIVERGENT if kind in differences else BIT_IDENTICAL, 1, differences.get(kind, []))

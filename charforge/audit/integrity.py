@@ -402,7 +402,7 @@ class _Replies:
         models = {each.model: each.weights for each in found.values()}
         for model in sorted({*models, *line.models}):
             if (model in models, models.get(model)) != (model in line.models, line.models.get(model)):
-                words = f"models: {model} is {_asked(model, line.models)} in the lock, and {_asked(model, models)} in the calls"
+                words = _asked(model, line.models, models)
                 stage.differences.append(
                     Difference("models", words, line.models.get(model), models.get(model))
                 )
@@ -422,8 +422,14 @@ def _reply(each: Observation) -> _Reply:
     return _Reply(of_bytes(each.reply), str(params.get("model")), params.get("weights"), each.facts)
 
 
-def _asked(model: str, models: Mapping[str, str | None]) -> str:
-    return "not asked" if model not in models else f"of weights {_short(models[model])}"
+def _asked(model: str, said: Mapping[str, str | None], found: Mapping[str, str | None]) -> str:
+    if model not in said:
+        return f"models: the calls asked {model}, which the lock does not name"
+    if model not in found:
+        return f"models: the lock names {model}, which no call asked"
+    return (
+        f"models: {model} has weights {_short(said[model])} in the lock, {_short(found[model])} in the calls"
+    )
 
 
 def _usage(line: Line, found: Mapping[str, _Reply], stage: _Stage) -> None:

@@ -21,6 +21,7 @@ from charforge.files import visible
 _SHOWN = 10
 """Differences of a stage that are printed; all of them are in the finding itself."""
 _WIDTH = 100
+_LEGENDS = {"derivation": " (what the lock says → what this checkout derives)"}
 
 
 def level_line(level: Level) -> str:
@@ -69,7 +70,7 @@ def report(finding: Finding) -> Iterator[str]:
         told = [result for result in level.results if result.verdict != BIT_IDENTICAL]
         if told:
             yield ""
-            yield f"{level.name}:"
+            yield f"{level.name}{_LEGENDS.get(level.name, '')}:"
         for result in told:
             yield from _result(result)
     yield ""
@@ -153,13 +154,18 @@ def _proven(finding: Finding) -> list[str]:
             stages = [result.stage for result in level.results if result.verdict == verdict]
             template = _PROVES.get((level.name, verdict))
             if stages and template:
-                which = (
-                    f"all {len(stages)} stages"
-                    if len(stages) == len(level.results) > 1
-                    else ", ".join(stages)
-                )
+                which = _which(stages, [result.stage for result in level.results])
                 lines.append(visible(template.format(which, epsilon=level.facts.get("epsilon"))))
     return lines
+
+
+def _which(stages: list[str], of: list[str]) -> str:
+    others = [stage for stage in of if stage not in stages]
+    if not others and len(of) > 1:
+        return f"all {len(of)} stages"
+    if others and len(others) < len(stages):
+        return f"all stages but {', '.join(others)}"
+    return ", ".join(stages)
 
 
 def _not_proven(finding: Finding) -> Iterator[str]:

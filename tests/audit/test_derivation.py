@@ -71,9 +71,9 @@ def test_code_that_moved_on_is_named(audit, eliza, monkeypatch):
     [
         ("scenes", {"action": OTHER}, {"scenes": ["line"]}),
         ("scenes", {"params": lambda was: {**was, "generator": {**was["generator"], "seed": 7}}},
-         {"scenes": ["line", "field params.generator.seed"]}),
-        ("scenes", {"version": 99}, {"scenes": ["line", "field version"]}),
-        ("scenes", {"inputs": lambda was: {**was, "profile": OTHER}}, {"scenes": ["line", "input eliza/profile/profile.json"]}),
+         {"scenes": ["field params.generator.seed", "line"]}),
+        ("scenes", {"version": 99}, {"scenes": ["field version", "line"]}),
+        ("scenes", {"inputs": lambda was: {**was, "profile": OTHER}}, {"scenes": ["input eliza/profile/profile.json", "line"]}),
         ("profile", {"outputs": {"profile.json": OTHER}}, {"scenes": ["input eliza/profile/profile.json"]}),
         ("profile", {"outputs": {}}, {"scenes": ["input eliza/profile/profile.json"]}),
         ("scenes", {"counts": lambda was: {**was, "more.jsonl": 1}}, {"scenes": ["line"]}),
