@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import hashlib
 import json
 import os
@@ -163,14 +164,11 @@ class Site:
         process.said = said
         return process
 
-    def outputs(self) -> dict[str, str]:
-        """Return the digest of every file that a person is shown, and of the lock."""
+    def outputs(self) -> dict[str, bytes]:
+        """Return every file that a person is shown, and the lock."""
         files = [path for path in self.view.rglob("*") if path.is_file()]
         files += self.folder.glob("characters/*.lock")
-        return {
-            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        }
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
 
     def answered_here(self) -> dict[str, list[float]]:
         """Return when each question to weights that lie here was answered."""
@@ -206,7 +204,7 @@ def answered(place: Site, mock: Steady) -> dict[str, list[float]]:
     return {**{key.hex(): times for key, times in mock.when.items()}, **place.answered_here()}
 
 
-def undisturbed() -> tuple[dict[str, str], float, Counter[str]]:
+def undisturbed() -> tuple[dict[str, bytes], float, Counter[str]]:
     """Return what a build left alone gives, how long it takes, and how often it is told each thing (the same text may be drawn twice)."""
     with site() as (place, mock):
         began = time.monotonic()
@@ -215,6 +213,19 @@ def undisturbed() -> tuple[dict[str, str], float, Counter[str]]:
             sys.exit(f"an undisturbed build failed:\n{said(process)}")
         seconds = time.monotonic() - began
         return place.outputs(), seconds, counted(answered(place, mock))
+
+
+def same(expected: Mapping[str, bytes], came: Mapping[str, bytes]) -> bool:
+    """Say whether a build gave what it had to; tell on stderr what is different."""
+    for name in sorted(expected.keys() | came.keys()):
+        was, now = expected.get(name, b""), came.get(name, b"")
+        if was != now:
+            lines = difflib.unified_diff(
+                *(each.decode(errors="replace").splitlines() for each in (was, now)), n=0
+            )
+            told = [line[:400] for line in lines][:12]
+            print(f"different: {name}: {len(was)} and {len(now)} bytes", *told, sep="\n  ", file=sys.stderr)
+    return expected == came
 
 
 def counted(times: Mapping[str, list[float]]) -> Counter[str]:
@@ -295,7 +306,9 @@ def killed(wanted: int, seed: int, end: float) -> Figures:
             found["replies answered again"] += (came - calls).total()
             found["replies answered again and not in flight at a kill"] += (came - calls - excused).total()
             found["replies missing in the store at the end"] += (calls - durable(place)).total()
-            found["builds that ended with another output than one left alone"] += place.outputs() != expected
+            found["builds that ended with another output than one left alone"] += not same(
+                expected, place.outputs()
+            )
     return {
         **found,
         "calls in a build": calls.total(),
@@ -329,7 +342,9 @@ def paired(wanted: int, seed: int, end: float) -> Figures:
                     print(said(process), file=sys.stderr)
             found["replies answered"] += counted(times).total()
             found["replies answered again"] += (counted(times) - calls).total()
-            found["pairs that ended with another output than one left alone"] += place.outputs() != expected
+            found["pairs that ended with another output than one left alone"] += not same(
+                expected, place.outputs()
+            )
     return {**found, "calls in a build": calls.total()}
 
 
@@ -373,7 +388,7 @@ def flipped(flips: int, seed: int) -> Figures:
                 counts = found.setdefault(kind, Counter())
                 counts["flips"] += 1
                 if status == 0:
-                    counts["outputs identical" if came == expected[way] else "outputs WRONG"] += 1
+                    counts["outputs identical" if same(expected[way], came) else "outputs WRONG"] += 1
                 elif status == 1 and "error: " in said(process) and "Traceback" not in said(process):
                     counts["refused with one clear error"] += 1
                     counts[f"says: {_error(said(process), place.folder)}"] += 1
