@@ -182,27 +182,30 @@ def _digests(descriptors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, st
 
 
 def hold(attested: Attested, paths: Iterable[Path]) -> list[Held]:
-    """Return what each file is to a statement; of a folder, each file in it. Links are not followed. Raises CharForgeError."""
-    subject, other = attested.subjects, attested.others
-    named = {digest: name for name, digest in [*reversed(other), *reversed(subject)]}
-    bases: dict[str, str] = {}
-    for name, _ in subject:
-        bases.setdefault(name.rstrip("/").rpartition("/")[2], name)
-    found = []
-    for path in paths:
-        for file in _files(path):
-            try:
-                digests = _digests_of(file)
-            except OSError as error:
-                raise CharForgeError(f"{file}: cannot be read: {error.strerror}") from error
-            known = next((named[digest] for digest in digests if digest in named), None)
-            if known is not None:
-                found.append(Held(str(file), IS, known))
-            elif file.name in bases:
-                found.append(Held(str(file), DIFFERS, bases[file.name]))
-            else:
-                found.append(Held(str(file), UNKNOWN))
-    return found
+    """Return what each file is to a statement; of a folder, each file in it. Links are not followed. Raises CharForgeError.
+
+    A file of another content is taken for the subject of its name only where no other file is that one: folders are laid out
+    in many ways, and `dialogues.jsonl` is the name of more than one thing.
+    """
+    named = {digest: name for name, digest in [*reversed(attested.others), *reversed(attested.subjects)]}
+    found: list[tuple[Path, str | None]] = []
+    for file in (file for path in paths for file in _files(path)):
+        try:
+            known = next((named[digest] for digest in _digests_of(file) if digest in named), None)
+        except OSError as error:
+            raise CharForgeError(f"{file}: cannot be read: {error.strerror}") from error
+        found.append((file, known))
+    there = {name for _, name in found}
+    missing: dict[str, str] = {}
+    for name, digest in attested.subjects:
+        if named[digest] not in there:
+            missing.setdefault(name.rstrip("/").rpartition("/")[2], name)
+    return [
+        Held(str(file), IS, known)
+        if known is not None
+        else Held(str(file), DIFFERS if file.name in missing else UNKNOWN, missing.get(file.name))
+        for file, known in found
+    ]
 
 
 def _files(path: Path) -> Iterator[Path]:

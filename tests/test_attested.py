@@ -247,6 +247,13 @@ def test_another_content_under_a_subjects_name_differs_from_it(folder):
     assert (held.verdict, held.name) == ("differs from", "model/weights/model.safetensors")
 
 
+def test_another_file_of_the_same_name_is_no_contradiction_where_the_subject_is_there(folder):
+    (folder / "rejected").mkdir()
+    (folder / "rejected" / "sft.jsonl").write_text("")
+    held = attested.hold(attested.parse(written(), "x"), [folder])
+    assert [each.verdict for each in held if each.path.endswith("sft.jsonl")] == ["is", "is nothing named"]
+
+
 def test_a_finding_is_known_however_its_json_is_laid_out(folder):
     said = attested.parse(written(attestation.audited(some(), FINDING)), "x")
     (folder / "finding.json").write_text(json.dumps(FINDING, indent=3))
