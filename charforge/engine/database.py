@@ -81,6 +81,9 @@ def check_header(path: Path) -> None:
     https://www.sqlite.org/fileformat.html, section 1.3. Several of its fields SQLite believes, or answers by treating the
     file as one that may only be read.
     """
+    journal = path.with_name(path.name + "-wal")
+    # Looked at first: with a journal the file is at rest at no length, and whoever has it open may be closing it now.
+    resting = not journal.exists() or not journal.stat().st_size
     head = b""
     with suppress(FileNotFoundError), path.open("rb") as file:
         head = file.read(_HEADER)
@@ -105,9 +108,8 @@ def check_header(path: Path) -> None:
     )
     if not right:
         raise sqlite3.DatabaseError("its header is none")
-    journal = path.with_name(path.name + "-wal")
     if (
-        not (journal.exists() and journal.stat().st_size)
+        resting
         and number(24) == number(92)
         and number(28) * (65536 if page == 1 else page) != path.stat().st_size
     ):

@@ -17,7 +17,8 @@ from charforge.engine import database, disk
 from charforge.engine.database import FORMAT, SCHEMA
 from charforge.engine.disk import explained
 from charforge.engine.errors import EngineError
-from charforge.engine.store import Store, newer
+from charforge.engine.opening import newer
+from charforge.engine.store import Store
 
 T = TypeVar("T")
 _TRIES = 3

@@ -120,7 +120,8 @@ class _Pages:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._undo.close()
+        with suppress(BufferError):  # it failed in the midst of a search, which lets go later
+            self._undo.close()
 
     def _map(self, path: Path) -> bytes | mmap.mmap:
         if not path.exists() or not path.stat().st_size:

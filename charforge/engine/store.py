@@ -16,10 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
-import re
 import shutil
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -27,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from charforge.engine import database, disk
+from charforge.engine import database, disk, opening
 from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
 from charforge.engine.disk import copy_hashed, explained
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import readable
+from charforge.engine.names import is_digest, is_name
 from charforge.engine.writer import INSERT_ACTION, INSERT_BLOB, INSERT_TRACE, Statement, Write, Writer
 
 INLINE_LIMIT = 64 * 1024
@@ -39,9 +37,6 @@ INLINE_LIMIT = 64 * 1024
 
 # How the canonical body of a call begins, in 27 bytes: it has no inputs, and keys are sorted.
 _CALL = b'{"inputs":{},"kind":"call",'
-_HEX = re.compile("[0-9a-f]{64}")
-_ODD_PARTS = frozenset({"", ".", ".."})
-_SCRATCH = re.compile(r"[0-9]+-\w+")
 _FOLDERS = ("objects", "tmp", "trees")
 _EMPTY_LIST = b"[]"
 _EMPTY_LISTS_NAME = of_bytes(_EMPTY_LIST)
@@ -78,96 +73,25 @@ class Store:
         `on_durable` is called after each durable write with what was written: tests kill the process there.
         """
         self.root = root
-        self.notes: list[str] = []
-        """What the user should know of how the store was found."""
         self._on_durable = on_durable or (lambda _what: None)
         self._verified: set[str] = set()
+        self.notes: list[str]
+        """What the user should know of how the store was found."""
         with contextlib.ExitStack() as undo, self._explained():
             for folder in (root, *(root / name for name in _FOLDERS)):
                 disk.own_folder(folder, parents=folder == root)
             # SQLite does not wait but fails where two processes turn a new file to WAL mode at once.
             with self.alone("open"):
                 self.users = undo.enter_context((root / "users").open("a+b"))
-                self._db, writing = self._enter()
+                self._db, writing, self.notes = opening.enter(root, self.users, self._explained)
                 self._writer = Writer(writing, on_durable=self._on_durable, explained=self._explained)
             undo.pop_all()
-
-    def _enter(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        """Open the database for reading and for writing, mending first what only somebody alone may mend."""
-        alone = True
-        try:
-            disk.lock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB, self.root)
-        except BlockingIOError:
-            alone = False
-        else:
-            self._sweep_scratch()
-            if not disk.same_bytes(self.root / "machine", _machine()):
-                (self.root / "machine").write_bytes(_machine())
-            if self._doubtful():
-                self._save()
-        try:
-            connections = self._connect(alone=alone)
-        except EngineError:
-            if not alone or not self._doubtful():
-                raise
-            self._save()
-            connections = self._connect(alone=False)
-        # Held shared while the store is open; gc takes it exclusively.
-        disk.lock(self.users, fcntl.LOCK_SH, self.root)
-        if not disk.same_bytes(self.root / "machine", _machine()):
-            for each in connections:
-                each.close()
-            raise EngineError(
-                f"the store {self.root} is in use on another machine",
-                "its database works on one machine at a time: run again when that build has ended",
-            )
-        return connections
-
-    def _connect(self, *, alone: bool) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        path, journal, kept = (self.root / f"store.db{end}" for end in ("", "-wal", "-kept"))
-        left = alone and journal.exists() and journal.stat().st_size > 0
-        with contextlib.ExitStack() as undo, self._explained():
-            database.check_header(path)
-            reading = undo.enter_context(contextlib.closing(database.connect(path)))
-            found = database.version(reading)
-            if found > database.FORMAT:
-                raise newer(self.root, found)
-            if found < database.FORMAT:
-                database.create(reading)
-            database.check_tables(reading)
-            if left and database.unplayed(reading, path):
-                # The last to close the file removes the journal with it.
-                shutil.copyfile(journal, kept)
-                reading.close()
-                kept.replace(journal)
-                raise sqlite3.DatabaseError("its journal is")
-            writing = database.connect(path)
-            undo.pop_all()
-        return reading, writing
 
     def _explained(self) -> contextlib.AbstractContextManager[None]:
         return explained(self.root, self._doubt)
 
     def _doubt(self) -> None:
-        """Leave word that the database is damaged, for whoever next has the store to itself."""
-        with contextlib.suppress(OSError):
-            (self.root / "doubt").touch()
-
-    def _doubtful(self) -> bool:
-        return (self.root / "doubt").exists() or (self.root / "store.db.saved").exists()
-
-    def _save(self) -> None:
-        """Save what is sound in a damaged database into a new one."""
-        from charforge.engine import salvage
-
-        aside = self.root / "damaged"
-        disk.own_folder(aside)
-        count = salvage.save(self.root / "store.db", aside)
-        (self.root / "doubt").unlink(missing_ok=True)
-        self.notes.append(
-            f"{self.root / 'store.db'} was damaged: {count} results in it are sound and were kept;"
-            f" the damaged file is in {aside}"
-        )
+        opening.doubt(self.root)
 
     def __enter__(self) -> Self:
         return self
@@ -436,7 +360,7 @@ class Store:
         try:
             return set(map(bytes.fromhex, found))
         except (ValueError, TypeError):
-            return {bytes.fromhex(one) for one in found if isinstance(one, str) and _HEX.fullmatch(one)}
+            return {bytes.fromhex(one) for one in found if is_digest(one)}
 
     def newest(self, action: str) -> int | None:
         """Return the number of an action's last observation, sound or not; None if there never was one."""
@@ -644,25 +568,12 @@ class Store:
             disk.lock(lock, fcntl.LOCK_EX, self.root)
             yield
 
-    def _sweep_scratch(self) -> None:
-        """Remove what killed processes left in `tmp/`."""
-        for folder in (self.root / "tmp").iterdir():
-            if _SCRATCH.fullmatch(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
-
     def _rows(self, sql: str, *values: str | bytes) -> list[Any]:
         with self._explained():
             return self._db.execute(sql, values).fetchall()
 
     def _write(self, statements: list[Statement]) -> Write:
         return self._writer.put(statements)
-
-
-def _machine() -> bytes:
-    """Return what tells this running system from any other that may reach the same files."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    return platform.node().encode()
 
 
 def _names(digest: str, body: object) -> bool:
@@ -674,28 +585,10 @@ def _hashed(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_digest(value: object) -> bool:
-    """Say whether a value is the text of a SHA-256."""
-    return isinstance(value, str) and _HEX.fullmatch(value) is not None
-
-
-def is_name(name: str) -> bool:
-    """Say whether a name is a plain path, relative and inside whatever folder it is put into, on any system."""
-    return name.isprintable() and "\\" not in name and not _ODD_PARTS.intersection(name.split("/"))
-
-
 def _is_entry(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and set(entry) == {"digest", "size"}
         and is_digest(entry["digest"])
         and type(entry["size"]) is int
-    )
-
-
-def newer(root: Path, version: int) -> EngineError:
-    """Return the error for a store of a format yet to come."""
-    return EngineError(
-        f"{root}: the store was written by a newer CharForge (format {version}, this one knows {database.FORMAT})",
-        "upgrade CharForge, or point it at another workspace",
     )

@@ -482,7 +482,7 @@ def test_without_shared_memory_for_the_database_it_says_so(yard, monkeypatch):
 
 
 def test_a_store_in_use_on_another_machine_is_left_alone_until_that_is_done(yard, monkeypatch):
-    there = "charforge.engine.store._machine"
+    there = "charforge.engine.opening._machine"
     with yard.open(), monkeypatch.context() as elsewhere:
         elsewhere.setattr(there, lambda: b"another")
         with pytest.raises(EngineError) as caught:

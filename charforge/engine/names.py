@@ -1,0 +1,18 @@
+"""What may stand in a store as a digest or as a file's name. A store may come from a stranger, and say anything of itself."""
+
+from __future__ import annotations
+
+import re
+
+_HEX = re.compile("[0-9a-f]{64}")
+_ODD_PARTS = frozenset({"", ".", ".."})
+
+
+def is_digest(value: object) -> bool:
+    """Say whether a value is the text of a SHA-256."""
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None
+
+
+def is_name(name: str) -> bool:
+    """Say whether a name is a plain path, relative and inside whatever folder it is put into, on any system."""
+    return name.isprintable() and "\\" not in name and not _ODD_PARTS.intersection(name.split("/"))
