@@ -94,6 +94,7 @@ PAGES = (
     "docs/plan.md",
     "docs/recordings.md",
     "docs/lock.md",
+    "docs/attestations.md",
     "docs/exports.md",
     "docs/transcripts.md",
     "docs/questions.md",

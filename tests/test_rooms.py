@@ -52,6 +52,20 @@ def test_only_the_direct_lane_imports_aiohttp(module):
     assert {name.split(".")[0] for name in imports(module)} & {"aiohttp", "yarl", "multidict"} == set()
 
 
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m not in {Path("attestation.py"), Path("attested.py")}], ids=str
+)
+def test_only_attestations_import_the_published_types(module):
+    assert {name.split(".")[0] for name in imports(module)} & {"in_toto_attestation", "google"} == set()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_nothing_imports_sigstore_but_by_name_when_signing(module):
+    assert "sigstore" not in {name.split(".")[0] for name in imports(module)}
+    if module != Path("signing.py"):
+        assert '"sigstore.' not in (PACKAGE / module).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] == "stages"], ids=str)
 def test_stages_read_no_store_and_no_spec(module):
     forbidden = (
