@@ -4,7 +4,7 @@
     python bench/audit_integrity.py --gb 1
 
 The store is a real one: stages with folders of large files as trainings leave them, records, and calls, all reached by a lock. Both sides read the
-same files in turn, three times each after a first reading that warms the page cache for both; medians are compared.
+same files in turn, several times each after a first reading that warms the page cache for both; medians are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ MODEL_BYTES = 1_000_000_000
 SHARDS = (0.45, 0.45, 0.1)
 """Of a model's weights: two large files, and one that is not."""
 CALLS = 2_000
-RUNS = 3
 
 
 def build(root: Path, size: int) -> lock.Lock:
@@ -85,7 +84,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gb", type=float, default=10, help="size of the store (default: 10)")
-    size = int(parser.parse_args().gb * 1e9)
+    parser.add_argument("--runs", type=int, default=3, help="how often each side reads it (default: 3)")
+    args = parser.parse_args()
+    size = int(args.gb * 1e9)
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="charforge-bench-") as name:
         root = Path(name)
@@ -110,7 +111,7 @@ def main() -> None:
 
         sha256sum()  # warms the page cache, as far as memory goes, for both
         theirs, ours = [], []
-        for _ in range(RUNS):
+        for _ in range(args.runs):
             theirs.append(timed(sha256sum))
             ours.append(timed(audit))
     machine = environment()

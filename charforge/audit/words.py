@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from charforge.audit.finding import (
     BIT_IDENTICAL,
@@ -20,8 +18,10 @@ from charforge.files import visible
 
 _SHOWN = 10
 """Differences of a stage that are printed; all of them are in the finding itself."""
-_WIDTH = 100
-_LEGENDS = {"derivation": " (what the lock says → what this checkout derives)"}
+_LEGENDS = {
+    "derivation": " (what the lock says → what this checkout derives)",
+    "replay": " (what the lock names → what came out)",
+}
 
 
 def level_line(level: Level) -> str:
@@ -71,8 +71,8 @@ def report(finding: Finding) -> Iterator[str]:
         if told:
             yield ""
             yield f"{level.name}{_LEGENDS.get(level.name, '')}:"
-        for result in told:
-            yield from _result(result)
+        for alike in _alike(told):
+            yield from _result(alike)
     yield ""
     yield "Proven:"
     yield from (f"  {line}" for line in _proven(finding) or ["nothing"])
@@ -99,26 +99,23 @@ def first_difference(finding: Finding) -> tuple[Level, Result, Difference] | Non
     return level, result, result.differences[0]
 
 
-def _result(result: Result) -> Iterator[str]:
+def _alike(results: list[Result]) -> Iterator[list[Result]]:
+    """Yield results that say the same together, the others alone."""
+    groups: dict[object, list[Result]] = {}
+    for result in results:
+        key = result.stage if result.differences else (result.verdict, result.why)
+        groups.setdefault(key, []).append(result)
+    yield from groups.values()
+
+
+def _result(alike: list[Result]) -> Iterator[str]:
+    result = alike[0]
     why = f": {result.why}" if result.why else ""
-    yield visible(f"  {result.stage}: {result.verdict}{why}")
+    yield visible(f"  {', '.join(each.stage for each in alike)}: {result.verdict}{why}")
     for difference in result.differences[:_SHOWN]:
         yield visible(f"    {difference.said}")
-        yield from _record(difference.record)
     if len(result.differences) > _SHOWN:
         yield f"    and {len(result.differences) - _SHOWN:,} more (--json tells them all)"
-
-
-def _record(record: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield the two sides of a record that differs, where it has them."""
-    for side, name in (("was", "the lock's"), ("now", "found")):
-        if record is not None and side in record:
-            yield f"      {name:<10}  {_clipped(record[side])}"
-
-
-def _clipped(value: Any) -> str:
-    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True))
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
 # -- what it comes to ------------------------------------------------------------------------------------------------
@@ -177,7 +174,8 @@ def _not_proven(finding: Finding) -> Iterator[str]:
         ):
             stages = [result.stage for result in level.results if result.verdict == verdict]
             if stages:
-                yield visible(f"{level.name.capitalize()} of {', '.join(stages)}: {words}.")
+                which = _which(stages, [result.stage for result in level.results])
+                yield visible(f"{level.name.capitalize()} of {which}: {words}.")
     for name in ("integrity", "derivation", "replay"):
         if name not in levels:
             yield f"{name.capitalize()}: was not asked for (--level {name})."

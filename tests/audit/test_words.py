@@ -50,14 +50,6 @@ Not proven:
 
 
 def test_what_differs_and_what_is_missing():
-    record = {
-        "number": 3,
-        "id": "ab",
-        "path": "turns[2].content",
-        "kind": "changed",
-        "was": "I sang.",
-        "now": "I \x1b[31msat.",
-    }
     assert (
         text(
             Level(
@@ -69,7 +61,7 @@ def test_what_differs_and_what_is_missing():
                 "replay",
                 [
                     Result("scenes", BIT_IDENTICAL, 3),
-                    Result("dialogues", DIVERGENT, 3, [Difference("output dialogues.jsonl", "line 3 is another", record=record)]),
+                    Result("dialogues", DIVERGENT, 3, [Difference("output dialogues.jsonl", "line 3: I sang. → I \x1b[31msat.")]),
                 ],
             ),
         )
@@ -77,16 +69,14 @@ def test_what_differs_and_what_is_missing():
 integrity   not checkable      2 stages: 1 bit-identical, 1 not checkable (68 blobs of 546.5 MB, 1,755 replies)
 replay      divergent          2 stages: 1 bit-identical, 1 divergent
 
-The first difference: dialogues, replay: line 3 is another
+The first difference: dialogues, replay: line 3: I sang. → I \\x1b[31msat.
 
 integrity:
   model: not checkable: not here: output weights/
 
-replay:
+replay (what the lock names → what came out):
   dialogues: divergent
-    line 3 is another
-      the lock's  I sang.
-      found       I \\x1b[31msat.
+    line 3: I sang. → I \\x1b[31msat.
 
 Proven:
   Integrity: every byte that the lock names of scenes is here, and is what its name says.
@@ -144,3 +134,15 @@ def test_of_many_differences_ten_are_printed():
 )  # fmt: skip
 def test_sizes(count, said):
     assert words.size(count) == said
+
+
+def test_stages_that_lack_the_same_are_told_together():
+    missing = [Result(kind, NOT_CHECKABLE, why="not here: its outputs") for kind in ("scenes", "dialogues")]
+    other = Result("model", NOT_CHECKABLE, why="not here: output weights/")
+    lines = list(words.report(finding(Level("integrity", [missing[0], other, missing[1]], FACTS))))
+    assert lines[1:4] == [
+        "integrity:",
+        "  scenes, dialogues: not checkable: not here: its outputs",
+        "  model: not checkable: not here: output weights/",
+    ]
+    assert "  Integrity of all 3 stages: could not be checked." in lines
