@@ -124,6 +124,7 @@ class Site:
             path.unlink()
         (folder / "characters" / "faults.yaml").write_text(SPEC)
         self.log = folder / "log"
+        self._started: list[subprocess.Popen] = []
         endpoints = folder / "endpoints.toml"
         endpoints.write_text(f'[openai]\napi_base = "{url}"\nkey = "MOCK_API_KEY"\nconcurrency = {WIDTH}\n')
         self._environment = {
@@ -162,7 +163,15 @@ class Site:
             start_new_session=True,
         )
         process.said = said
+        self._started.append(process)
         return process
+
+    def stop(self) -> None:
+        """End what still runs: this was interrupted."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def outputs(self) -> dict[str, bytes]:
         """Return every file that a person is shown, and the lock."""
@@ -196,7 +205,11 @@ def endpoint() -> Iterator[Endpoint]:
 def site() -> Iterator[tuple[Site, Steady]]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, endpoint() as served:
         (Path(folder) / "workspace").mkdir()
-        yield Site(Path(folder) / "workspace", served.url), served.mock
+        place = Site(Path(folder) / "workspace", served.url)
+        try:
+            yield place, served.mock
+        finally:
+            place.stop()
 
 
 def answered(place: Site, mock: Steady) -> dict[str, list[float]]:
@@ -573,6 +586,8 @@ def main() -> None:
     if options.what == "table":
         print(faults_table.markdown([json.loads(path.read_text()) for path in options.files]))
         return
+    # Asked to end: what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     machine = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),

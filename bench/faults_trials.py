@@ -47,6 +47,7 @@ class Trial:
         self._mark = uuid.uuid4().hex
         self._environment = {**engine.environment(self.folder, cache), MARK: self._mark}
         self.version = 0
+        self.started: list[subprocess.Popen] = []
 
     def start(self, command: Any = None) -> subprocess.Popen:
         """Start a build in a session of its own; what it says goes to a file."""
@@ -61,6 +62,7 @@ class Trial:
             start_new_session=True,
         )
         process.said = said
+        self.started.append(process)
         return process
 
     def end(self, process: subprocess.Popen) -> int:
@@ -78,8 +80,9 @@ class Trial:
     def kill(self, process: subprocess.Popen) -> None:
         """kill -9 of everything that the build started: first its process group at one stroke, then what left the group."""
         members = set(self._left())
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         ended = members
         # Oldest first: an engine must not see its step die and write that down.
         while found := sorted(self._left()):
@@ -144,7 +147,12 @@ def _zombie(entry: Path) -> bool:
 @contextmanager
 def trial(engine: Engine, cache: Path) -> Iterator[Trial]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
-        yield Trial(engine, Path(root), cache)
+        one = Trial(engine, Path(root), cache)
+        try:
+            yield one
+        finally:
+            for process in one.started:
+                one.kill(process)
 
 
 def built(one: Trial) -> None:
