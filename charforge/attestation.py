@@ -131,8 +131,11 @@ def write(folder: Path, material: Material, finding: Mapping[str, Any] | None = 
 def _put(path: Path, said: str) -> Path:
     # Whole or not at all, and never through a link that lies there.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        temporary.unlink()
     try:
-        temporary.write_text(said, encoding="ascii")
+        with temporary.open("x", encoding="ascii") as file:
+            file.write(said)
         temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -421,9 +424,9 @@ def _statement(subject: list[dict[str, Any]], kind: str, predicate: dict[str, An
     )
     from in_toto_attestation.v1.statement import Statement as Whole  # type: ignore[import-untyped]
 
-    whole = Whole([ParseDict(each, ResourceDescriptor()) for each in subject], kind, {})
-    ParseDict(MessageToDict(ParseDict(predicate, shape)), whole.pb.predicate)
     try:
+        whole = Whole([ParseDict(each, ResourceDescriptor()) for each in subject], kind, {})
+        ParseDict(MessageToDict(ParseDict(predicate, shape)), whole.pb.predicate)
         whole.validate()
     except ValueError as error:
         raise CharForgeError(

@@ -16,7 +16,7 @@ from charforge.audit.pieces import Pieces
 from charforge.commands.loading import Loaded, NothingNew, load
 from charforge.commands.lock import lock_label
 from charforge.engine import lock
-from charforge.engine.digest import of_bytes
+from charforge.engine.digest import canonical, of_bytes
 from charforge.engine.errors import EngineError
 from charforge.engine.graph import Graph, Source
 from charforge.engine.lock import Lock
@@ -28,6 +28,10 @@ from charforge.workspace import PACKAGE, Target, packaged_prompts, target
 _MANY = 256 << 20
 """Bytes of files that git is asked about; of larger ones their digests have to do."""
 _SHOWN = 20
+_DEPTH = 8
+"""Levels of a summary or a profile; ours have three, and protobuf ends at a hundred."""
+_LAST = 253_402_300_800
+"""The year 10000 in seconds since 1970: no timestamp goes further."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,11 +83,8 @@ def _check(args: argparse.Namespace) -> int:
     against: list[str] = []
     for path in given:
         if path.suffix == ".lock":
-            try:
-                data = path.read_bytes()
-                against += attested.against_lock(said, lock.parse(data, str(path)), data, str(path))
-            except OSError as error:
-                raise CharForgeError(f"{path}: cannot be read: {error.strerror}") from error
+            data = _read(path, str(path))
+            against += attested.against_lock(said, lock.parse(data, str(path)), data, str(path))
     if args.json:
         facts = {
             "predicateType": said.kind,
@@ -122,10 +123,8 @@ def material(found: Target, pieces: Pieces | None) -> Material:
     Without `spec`, where the checkout does not derive the lock, for whatever reason. Raises CharForgeError where there is no lock.
     """
     try:
-        data = found.lock.read_bytes()
+        data = _read(found.lock, lock_label(found))
         said = lock.parse(data, lock_label(found))
-    except FileNotFoundError:
-        raise CharForgeError(f"{lock_label(found)}: no such file", "a finished build writes it") from None
     except EngineError as error:
         raise CharForgeError(error.message, error.hint) from error
     derived = _derived(found, said)
@@ -148,6 +147,20 @@ def material(found: Target, pieces: Pieces | None) -> Material:
         started=started,
         finished=finished,
     )
+
+
+def _read(path: Path, label: str) -> bytes:
+    """Return a lock's bytes. Raises CharForgeError where there are none, or more than a lock has."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(lock.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise CharForgeError(f"{label}: no such file", "a finished build writes it") from None
+    except OSError as error:
+        raise CharForgeError(f"{label}: cannot be read: {error.strerror}") from error
+    if len(data) > lock.MAX_BYTES:
+        raise CharForgeError(f"{label}: not a lock file (more than {lock.MAX_BYTES:,} bytes)")
+    return data
 
 
 def _with_pieces(found: Target, work: Any) -> Any:
@@ -197,9 +210,15 @@ def _object(pieces: Pieces, said: Lock, kind: str, name: str) -> Mapping[str, An
     data = None if digest is None else pieces.blob(digest)
     with suppress(ValueError, RecursionError):
         value = json.loads(data or b"null")
-        if isinstance(value, dict):
+        # It may be anybody's: what the canonical form cannot say, no other format can.
+        if isinstance(value, dict) and canonical(value) and not _deeper(value, _DEPTH):
             return value
     return None
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(each, levels - 1) for each in inner)
 
 
 def _times(said: Lock, pieces: Pieces | None) -> tuple[float | None, float | None]:
@@ -210,6 +229,8 @@ def _times(said: Lock, pieces: Pieces | None) -> tuple[float | None, float | Non
         record = {} if trace is None else trace.record
         begin, took = record.get("started"), record.get("seconds")
         if not isinstance(begin, int | float) or not isinstance(took, int | float):
+            return None, None
+        if not 0 <= begin <= begin + took < _LAST:
             return None, None
         started.append(begin)
         finished.append(begin + took)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -160,6 +161,45 @@ def test_an_audit_leaves_its_finding_beside_them(here):
     assert [path.name for path in paths] == ["provenance.intoto.json", "bom.cdx.json", "finding.intoto.json"]
     said = attested.read(paths[-1])
     assert said.data["predicate"]["passedTests"] == ["derivation/scenes"]
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        '{"base_loss": NaN}',
+        '{"seed": 1e999}',
+        '{"seed": 99999999999999999999999}',
+        '{"name": "\\ud800"}',
+        "[]",
+        "no JSON",
+        '{"a":' * 60 + "1" + "}" * 60,
+    ],
+)
+def test_a_summary_that_is_a_strangers_is_left_out_and_nothing_breaks(here, summary):
+    data = summary.encode()
+    pieces = SimpleNamespace(tree=lambda _digest: None, blob=lambda _digest: data, trace=lambda *_: None)
+    made = material(target("eliza"), pieces)
+    assert (made.summary, made.profile) == (None, None)
+    attestation.write(here / "out", made)
+
+
+@pytest.mark.parametrize(
+    ("begin", "took"), [(1e300, 1), (-5, 1), (1, -5), (float("nan"), 1), ("soon", 1), (1, 1e12)]
+)
+def test_times_that_cannot_be_are_left_out(here, begin, took):
+    trace = SimpleNamespace(record={"started": begin, "seconds": took})
+    pieces = SimpleNamespace(tree=lambda _digest: None, blob=lambda _digest: None, trace=lambda *_: trace)
+    made = material(target("eliza"), pieces)
+    assert (made.started, made.finished) == (None, None)
+
+
+def test_a_lock_without_end_is_not_read_to_it(run, here):
+    with (here / "characters" / "eliza.lock").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    assert (
+        run("attest", "eliza")[2]
+        == "error: characters/eliza.lock: not a lock file (more than 16,777,216 bytes)\n"
+    )
 
 
 def test_json_names_what_was_written_by_digest(run, here):
