@@ -95,7 +95,7 @@ def integrity(lock: Lock, pieces: Pieces, sources: Iterable[Source] = ()) -> Lev
     for kind, line in lock.stages.items():
         each = stages[kind]
         if not any(blobs[digest].where or blobs[digest].problem for digest in line.outputs.values()):
-            each.missing.append("its outputs")
+            each.missing.append("its outputs" + ("" if pieces.reader else " (there is no store)"))
             each.pieces = [piece for piece in each.pieces if not piece.what.startswith("output ")]
         for piece in [*each.pieces, *inner[kind]]:
             _judge(piece, blobs[piece.digest], each)

@@ -111,7 +111,8 @@ def _alike(results: list[Result]) -> Iterator[list[Result]]:
 def _result(alike: list[Result]) -> Iterator[str]:
     result = alike[0]
     why = f": {result.why}" if result.why else ""
-    yield visible(f"  {', '.join(each.stage for each in alike)}: {result.verdict}{why}")
+    many = f" ({len(alike)} stages)" if len(alike) > 3 else ""
+    yield visible(f"  {', '.join(each.stage for each in alike)}{many}: {result.verdict}{why}")
     for difference in result.differences[:_SHOWN]:
         yield visible(f"    {difference.said}")
     if len(result.differences) > _SHOWN:

@@ -171,7 +171,7 @@ def test_without_any_piece_only_the_checkouts_own_files_are_checked(audit, eliza
     assert level.verdict == NOT_CHECKABLE
     assert results(level, DIVERGENT) == {}
     assert {result.why for result in level.results if result.stage in {"base", "dataset"}} == {
-        "not here: its outputs"
+        "not here: its outputs (there is no store)"
     }
 
 
@@ -179,7 +179,7 @@ def test_a_recording_alone_proves_the_replies_it_says_are_a_stages_own(audit, el
     level = audit(store=False, recorded=True)
     scenes = next(result for result in level.results if result.stage == "scenes")
     assert scenes.verdict == NOT_CHECKABLE  # its outputs are not here
-    assert scenes.why == "not here: its outputs"
+    assert scenes.why == "not here: its outputs (there is no store)"
     assert scenes.checked > eliza.lock.stages["scenes"].observations["count"]
     model = next(result for result in level.results if result.stage == "model")
     assert "output train_summary.json" not in model.why

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from charforge import skeleton
 from charforge.audit.finding import BIT_IDENTICAL, DIVERGENT, METRIC_EQUIVALENT, NOT_CHECKABLE
 from charforge.audit.pieces import Pieces
 from charforge.audit.retrain import Job, retrain
+from charforge.cli import main
 from charforge.commands.loading import load
+from charforge.engine import lock
 from charforge.engine.digest import canonical
+from charforge.engine.reader import Reader
 from charforge.errors import CharForgeError
 from charforge.llm.errors import NotRecorded
 from charforge.testing import ScriptedWorkshop
-from charforge.workshop import environment
+from charforge.workshop import LocalWorkshop, environment
+from charforge.workspace import target
 
 OTHER = "0" * 64
 
@@ -162,3 +169,41 @@ def test_a_character_that_trains_nothing_has_nothing_to_retrain(eliza):
     job = Job(said, graph, ScriptedWorkshop(), Pieces(), environment())
     (result,) = retrain(job, print).results
     assert (result.verdict, result.why) == (NOT_CHECKABLE, "the lock tells of no training")
+
+
+class Trains(ScriptedWorkshop):
+    """Does all by the script, but really trains."""
+
+    async def export_base(self, job, on_progress):
+        shutil.copytree(job["base"]["path"], job["out"])
+        return {}
+
+    async def train(self, job, on_progress):
+        return await LocalWorkshop(offline=True).train(job, on_progress)
+
+
+@pytest.mark.slow
+def test_a_real_training_gives_the_same_bits_again(tmp_path, monkeypatch):
+    """A model of two layers, trained twice in processes of their own."""
+    path = Path(__file__).parents[1] / "models" / "conftest.py"
+    made = importlib.util.spec_from_file_location("tiny_models", path)
+    module = importlib.util.module_from_spec(made)
+    made.loader.exec_module(module)
+    spec = skeleton.write(tmp_path, "eliza", "Eliza Doolittle", "Eliza")[0]
+    text = re.sub(
+        r"(?m)^preset: laptop.*$",
+        "preset: smoke\ngenerator: {model: openai/scripted}\ntrain: {base_model: ./tiny}",
+        spec.read_text(encoding="utf-8"),
+    )
+    spec.write_text(text, encoding="utf-8")
+    module.build(tmp_path / "characters" / "tiny")
+    monkeypatch.setattr("charforge.workshop.LocalWorkshop", lambda **_options: Trains())
+    assert main(["build", str(spec)]) == 0
+    workshop, found = Trains(), target(str(spec))
+    _, graph = load([found], workshop)
+    told = []
+    with Reader(tmp_path / ".charforge") as reader:
+        job = Job(lock.read(found.lock), graph, workshop, Pieces(reader), environment())
+        (result,) = retrain(job, told.append).results
+    assert (result.verdict, result.differences, result.why) == (BIT_IDENTICAL, [], None)
+    assert any("100 %" in each for each in told)
