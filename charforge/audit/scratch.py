@@ -73,7 +73,7 @@ class Known:
             return "the lock says that it makes none"
         if observations_root(pairs) == line.observations["root"]:
             return "it asks for other things than were recorded"
-        if len(pairs) >= line.observations["count"]:
+        if len(pairs) == line.observations["count"]:
             return "the replies at hand are others than those that the lock names"
         return None
 
