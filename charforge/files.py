@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 MAX_EXCERPT = 120
+MAX_LINES = 10_000
+"""Of a profile, or of what is written for a character. A book of 400 pages has 14,000 printed ones, in 2,000 paragraphs."""
+MAX_TOLD = 200
+"""Problems of one file after which reading ends: it is another thing, and looking for near words takes its time."""
 
 # What YAML 1.2 (section 5.1) calls non-printable, without surrogates, which UTF-8 cannot carry. The control
 # characters among them would reach terminals, prompts and reports.
@@ -87,6 +91,14 @@ def decode(data: bytes, file: str) -> str:
 def read_text(path: Path, file: str, limit: int) -> str:
     """Return the text of a file: `read_bytes`, then `decode`, with the errors of both."""
     return decode(read_bytes(path, file, limit), file)
+
+
+def lines_of(text: str, file: str) -> list[str]:
+    """Return the lines of a text that a person wrote. Raises FileProblems where there are more than MAX_LINES."""
+    count = text.count("\n") + 1
+    if count > MAX_LINES:
+        _fail(file, f"too long: {count:,} lines, the limit is {MAX_LINES:,}")
+    return text.split("\n")
 
 
 def near_file(path: Path, file: str) -> str | None:

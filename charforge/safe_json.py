@@ -7,6 +7,7 @@ size. A line that is no JSON does not hide the others: it is a problem, and read
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,8 +23,11 @@ MAX_VALUES = 100_000
 """Of one file. The interviews of one system are a few hundred."""
 MAX_PROBLEMS = 200
 """After which reading ends: the file is another thing."""
+MAX_INNER = 500_000
+"""Values within values of one text. An empty list takes three characters there and 64 bytes here."""
 _SPACE = " \t\r\n"
 _SPACES = re.compile(f"[{_SPACE}]+")
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)?', re.DOTALL)
 
 
 class Entry(NamedTuple):
@@ -40,6 +44,8 @@ def entries(data: bytes, file: str) -> list[Entry]:
     Raises FileProblems with everything that is wrong; `file` is the name that problems use.
     """
     text = _text(data, file)
+    if crowded(text):
+        raise FileProblems([Problem(file, None, None, f"more than {MAX_INNER:,} values")])
     problems: list[Problem] = []
     found: list[Entry] = []
     begins = text.lstrip(_SPACE)[:1]
@@ -61,6 +67,15 @@ def entries(data: bytes, file: str) -> list[Entry]:
     if problems:
         raise FileProblems(problems)
     return found
+
+
+def crowded(text: str, most: int = MAX_INNER) -> bool:
+    """Whether a text, taken for JSON, could hold more than `most` values, which is found without making any."""
+
+    def marks(text: str) -> int:
+        return text.count(",") + text.count("[") + text.count("{")
+
+    return marks(text) > most and marks(_STRING.sub("", text)) > most
 
 
 def _text(data: bytes, file: str) -> str:
@@ -157,6 +172,19 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > 400:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number too large")
+    return number
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -166,7 +194,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_number, parse_int=_whole, parse_float=_real
+)
 
 
 def _where(text: str, at: int, error: Exception) -> tuple[int, Exception, str]:

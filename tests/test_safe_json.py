@@ -65,7 +65,7 @@ def test_every_bad_line_is_told_and_the_good_ones_do_not_hide_them():
         (b"[]", "error: a.json: there is nothing in it"),
         (b"[" * 100_000, "error: a.json:1: nested more than 64 levels deep"),
         (b'{"a": ' * 100_000, "error: a.json:1: nested more than 64 levels deep"),
-        (b"9" * 5000, "error: a.json:1: not JSON: Exceeds the limit"),
+        (b"9" * 5000, "error: a.json:1: not JSON: a number of 5,000 digits"),
     ],
 )
 def test_what_is_no_json_is_said_with_its_line(data, message):

@@ -25,13 +25,13 @@ from typing import Any
 
 from charforge.dialogue import one_line
 from charforge.errors import FileProblems, Problem
-from charforge.files import excerpt, visible
+from charforge.files import MAX_TOLD, excerpt, lines_of, visible
 
 VERSION = 1
 
 KEYS = ("name", "licence", "source")
 
-_ANCHOR = re.compile(r"\s*\{#(?P<id>[^{}]*)\}")
+_ANCHOR = re.compile(r"\{#(?P<id>[^{}]*)\}")
 _ANCHOR_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FRONT_MATTER_HINT = "begin the file with '---', the lines 'name: …', 'licence: …' and 'source: …', and '---'"
@@ -46,6 +46,8 @@ class _Reader:
     def wrong(self, line: int | None, message: str, hint: str | None = None) -> None:
         shown = None if line is None else excerpt(self.rows[line - 1])
         self.problems.append(Problem(self.file, line, None, message, shown, hint))
+        if len(self.problems) == MAX_TOLD:
+            raise FileProblems(self.problems)
 
 
 def read(text: str, *, file: str) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def read(text: str, *, file: str) -> dict[str, Any]:
     Raises FileProblems with every problem of the text: front matter missing or incomplete, no paragraphs, an anchor that is
     malformed or used twice, a heading of another level, control characters.
     """
-    rows = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    rows = lines_of(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), file)
     reader = _Reader(file, rows)
     for number, row in enumerate(rows, 1):
         if _CONTROL.search(row):

@@ -26,11 +26,14 @@ from typing import Any, NamedTuple
 from charforge import checks
 from charforge.dialogue import EOT, one_line, valid_role
 from charforge.errors import FileProblems, Problem
+from charforge.safe_json import MAX_INNER
 
 Record = dict[str, Any]
 
 MAX_REJECTED = 1000
 """Rejections of one file that are written down one by one; all of them are counted."""
+MAX_IN_A_ROW = 20_000
+"""Rejections one after the other, after which reading ends: the file is another thing."""
 _MAX_TEXT = 200  # characters of a rejected line that are kept
 
 _UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -53,17 +56,27 @@ class File(NamedTuple):
 class Rejected:
     """What could not be used: the first rows for rejected.jsonl, and how often each rule was broken."""
 
+    file: File
     rows: list[Record] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    _in_a_row: int = 0
 
     def add(self, identity: str, broken: checks.Broken, text: str) -> None:
-        """Note one rejection."""
+        """Note one rejection. Raises FileProblems after MAX_IN_A_ROW of them."""
         self.counts[broken.rule] += 1
+        self._in_a_row += 1
+        if self._in_a_row > MAX_IN_A_ROW:
+            message = f"{MAX_IN_A_ROW:,} records in a row cannot be used, such as {broken.detail}"
+            raise _problem(self.file, None, message, "is it the right file?")
         if len(self.rows) < MAX_REJECTED:
             shown = _UNUSABLE.sub("\ufffd", text[:_MAX_TEXT])
             self.rows.append(
                 {"id": identity, "rule": broken.rule, "detail": broken.detail, "text": shown, "call": None}
             )
+
+    def used(self) -> None:
+        """Note that a record could be used."""
+        self._in_a_row = 0
 
 
 def prompted(file: File) -> tuple[list[Record], Rejected]:
@@ -72,13 +85,14 @@ def prompted(file: File) -> tuple[list[Record], Rejected]:
     Raises FileProblems where the file cannot be read as JSON or holds no sample that can be trained on.
     """
     samples = []
-    rejected = Rejected()
+    rejected = Rejected(file)
     for entry in _entries(file):
         identity = f"released/{entry.number:07}"
         broken = entry.broken or _bad_texts(entry.value, ("prompt", "output")) or _bad_output(entry.value)
         if broken:
             rejected.add(identity, _at(entry, broken), entry.text())
         else:
+            rejected.used()
             value = entry.value
             samples.append(_sample(identity, value["prompt"], value["output"], "dialogue", "released"))
     if not samples:
@@ -94,7 +108,7 @@ def generated(file: File, name: str, short_name: str) -> tuple[list[Record], Rej
     a rejection of its own, and with too much of it the dialogue is. Raises FileProblems as `prompted` does.
     """
     dialogues = []
-    rejected = Rejected()
+    rejected = Rejected(file)
     for entry in _entries(file):
         identity = f"released/{entry.number:07}"
         broken = entry.broken or _bad_dialogue(entry.value)
@@ -112,6 +126,7 @@ def generated(file: File, name: str, short_name: str) -> tuple[list[Record], Rej
             continue
         for number, broken, text in left_out:
             rejected.add(f"{identity}/turn {number}", broken, text)
+        rejected.used()
         dialogues.append(
             {"id": identity, "kind": "released", "paragraphs": [], "turns": turns}
             | _setting(entry.value, short_name)
@@ -137,7 +152,7 @@ def general(file: File, wanted: int, seed: int) -> General:
     Which ones: those whose texts, digested with the seed, come first; so neither the order of the lines nor what else is in the file
     moves a choice about. Raises FileProblems as `prompted` does.
     """
-    rejected = Rejected()
+    rejected = Rejected(file)
     there = 0
 
     def ranked() -> Iterator[tuple[bytes, int, Record]]:
@@ -149,6 +164,7 @@ def general(file: File, wanted: int, seed: int) -> General:
                 rejected.add(identity, _at(entry, broken), entry.text())
                 continue
             there += 1
+            rejected.used()
             prompt, output = _general_texts(entry.value)
             rank = sha256(f"{seed}\0{prompt}\0{output}".encode()).digest()
             yield rank, entry.number, _sample(identity, prompt, output, "general", "general")
@@ -179,6 +195,7 @@ class _Entry(NamedTuple):
 
 def _entries(file: File) -> Iterator[_Entry]:
     data = file.data.removeprefix(b"\xef\xbb\xbf")
+    _uncrowded(file)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _problem(file, None, "not UTF-8 but UTF-16", "save it as UTF-8")
     head = data[:4096].lstrip()
@@ -188,6 +205,13 @@ def _entries(file: File) -> Iterator[_Entry]:
         yield from (_Entry(number, f"item {number}", value) for number, value in enumerate(values, 1))
     else:
         yield from _lines(data)
+
+
+def _uncrowded(file: File) -> None:
+    """Refuse a file of hardly anything but brackets and commas, from which values would take twenty times its own room."""
+    marks = sum(file.data.count(mark) for mark in (b",", b"[", b"{"))
+    if marks > MAX_INNER and marks > len(file.data) // 8:
+        raise _problem(file, None, "hardly anything but brackets and commas", "is it the right file?")
 
 
 def _lines(data: bytes) -> Iterator[_Entry]:

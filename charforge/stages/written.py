@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from charforge.dialogue import one_line
 from charforge.errors import FileProblems, Problem
-from charforge.files import excerpt, visible
+from charforge.files import MAX_TOLD, excerpt, lines_of, visible
 from charforge.reading import DOUBTFUL, parse
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class _Reader:
 
     def wrong(self, line: int, message: str, hint: str | None = None) -> None:
         self.problems.append(Problem(self.file, line, None, message, excerpt(self.rows[line - 1]), hint))
+        if len(self.problems) == MAX_TOLD:
+            raise FileProblems(self.problems)
 
 
 def read(
@@ -82,7 +84,7 @@ def read(
     Raises FileProblems with every problem of the text, each with its line.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    reader = _Reader(file, text.split("\n"), short_name, paragraph_ids)
+    reader = _Reader(file, lines_of(text, file), short_name, paragraph_ids)
     # A comment becomes as many empty lines as it has, so that line numbers stay true.
     bare = _COMMENT.sub(lambda match: "\n" * match[0].count("\n"), text)
     blocks = _blocks(reader, bare.split("\n"))
