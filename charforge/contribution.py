@@ -430,6 +430,8 @@ def language(life: Record) -> str | None:
     import py3langid  # a third of a second, so only for the few that the function words do not tell
 
     code = str(py3langid.classify(text)[0])
+    if code == "zxx":  # no language at all
+        return None
     return "English" if code == "en" else f"the language {code}"
 
 
