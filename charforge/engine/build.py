@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from charforge.engine.claims import Claims
 from charforge.engine.digest import Action, canonical
-from charforge.engine.disk import NO_ROOM, no_room
+from charforge.engine.disk import FAILING, NO_ROOM, failing, no_room
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason
 from charforge.engine.fair import Places
@@ -257,6 +257,7 @@ class Build:
         self._followed = {stage.follows for stage in graph if stage.follows is not None}
         self._flights: dict[str, asyncio.Future[Called]] = {}
         self._streams: dict[str, _Stream] = {}
+        self._hits: list[Action] = []
         self._checkouts: dict[str, asyncio.Task[Path]] = {}
         self.stopping = False
         """Something failed, and no new work begins."""
@@ -270,7 +271,16 @@ class Build:
             self.listener.note(text)
         self.store.notes.clear()
         with _seldom_collecting():
-            return await self._rounds(self.graph.needed(targets))
+            needed = self.graph.needed(targets)
+            outcomes = await self._rounds(needed)
+            sources = [ref for stage in needed for ref in stage.inputs.values() if isinstance(ref, Source)]
+            hit = {digest for action in self._hits for digest in action.inputs.values()}
+            restored = self.store.restore(
+                self._hits, {ref.digest: ref.data for ref in sources if ref.digest in hit}
+            )
+            if restored is not None:
+                await _durable(restored)
+            return outcomes
 
     async def _rounds(self, needed: list[Stage]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -387,9 +397,7 @@ class Build:
         return self._finished(outcome)
 
     async def _hit(self, stage: Stage, action: Action, trace: Trace) -> Outcome:
-        sources = {ref.digest: ref.data for ref in stage.inputs.values() if isinstance(ref, Source)}
-        if (restored := self.store.restore(action, sources)) is not None:
-            await _durable(restored)
+        self._hits.append(action)
         last = self.store.last(stage.name)
         if last is None or last[0] != trace.action:
             await _durable(self.store.set_last(stage.name, trace.action, []))
@@ -471,10 +479,11 @@ class Build:
         return outputs
 
     def _failed(self, outcome: Outcome, error: Exception) -> Outcome:
-        if (
-            isinstance(error, OSError) and error.errno in NO_ROOM
-        ):  # a stage's own files, in its scratch folder
-            error = no_room(self.store.root)
+        if isinstance(error, OSError):  # a stage's own files, in its scratch folder
+            if error.errno in NO_ROOM:
+                error = no_room(self.store.root)
+            elif error.errno in FAILING and str(error.filename).startswith(str(self.store.root)):
+                error = failing(self.store.root, error.strerror or str(error))
         outcome.status, outcome.error = FAILED, error
         if not self._keep_going:
             self.stopping = True
@@ -528,6 +537,8 @@ class Build:
                 # Looked up again: another process may have made it meanwhile.
                 before = self.store.newest(digest)
                 if before is not None and (recorded := self._replay(digest)) is not None:
+                    if (restored := self.store.restore([action], {})) is not None:
+                        await _durable(restored)
                     return recorded
                 context.go_on()
                 if before is not None:

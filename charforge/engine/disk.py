@@ -26,7 +26,7 @@ _UNKNOWN = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVA
 _NO_LINK = _UNKNOWN | {errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV}
 NO_LOCK = _UNKNOWN | {errno.ENOLCK}
 _NO_RENAME = frozenset({errno.EEXIST, errno.EPERM, errno.EACCES})
-_FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 
 _CHUNK = 1 << 20
 _FICLONE = 0x40049409
@@ -214,7 +214,7 @@ def explained(root: Path, doubt: Callable[[], None] | None = None) -> Iterator[N
             raise no_room(root) from error
         if error.errno in _NO_WRITE:
             raise no_write(root) from error
-        if error.errno in _FAILING:
+        if error.errno in FAILING:
             raise failing(root, error.strerror or str(error)) from error
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _HEX = re.compile("[0-9a-f]{64}")
@@ -13,6 +14,7 @@ def is_digest(value: object) -> bool:
     return isinstance(value, str) and _HEX.fullmatch(value) is not None
 
 
+@functools.lru_cache(maxsize=4096)
 def is_name(name: str) -> bool:
     """Say whether a name is a plain path, relative and inside whatever folder it is put into, on any system."""
     return name.isprintable() and "\\" not in name and not _ODD_PARTS.intersection(name.split("/"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import platform
+import functools
+import os
 import re
 import shutil
 import sqlite3
@@ -29,7 +30,8 @@ _SCRATCH = re.compile(r"[0-9]+-\w+")
 def enter(root: Path, users: IO[bytes], explained: Explained) -> Opened:
     """Take the shared lock on `users` and open the database. Raises EngineError.
 
-    Nobody else may be opening the store meanwhile.
+    Nobody else may be opening the store meanwhile, on no machine: file locks reach as far as the file system does, but the
+    memory that SQLite's processes share does not, so those of another machine have to wait.
     """
     notes: list[str] = []
     alone = True
@@ -37,6 +39,11 @@ def enter(root: Path, users: IO[bytes], explained: Explained) -> Opened:
         disk.lock(users, fcntl.LOCK_EX | fcntl.LOCK_NB, root)
     except BlockingIOError:
         alone = False
+        if not disk.same_bytes(root / "machine", _machine()):
+            raise EngineError(
+                f"the store {root} is in use on another machine",
+                "its database works on one machine at a time: run again when that build has ended",
+            ) from None
     else:
         _sweep_scratch(root)
         if not disk.same_bytes(root / "machine", _machine()):
@@ -52,13 +59,6 @@ def enter(root: Path, users: IO[bytes], explained: Explained) -> Opened:
         reading, writing = _connect(root, explained, alone=False)
     # Held shared while the store is open; gc takes it exclusively.
     disk.lock(users, fcntl.LOCK_SH, root)
-    if not disk.same_bytes(root / "machine", _machine()):
-        reading.close()
-        writing.close()
-        raise EngineError(
-            f"the store {root} is in use on another machine",
-            "its database works on one machine at a time: run again when that build has ended",
-        )
     return reading, writing, notes
 
 
@@ -119,11 +119,12 @@ def _sweep_scratch(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@functools.cache
 def _machine() -> bytes:
     """Return what tells this running system from any other that may reach the same files."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    return platform.node().encode()
+    return os.uname().nodename.encode()
 
 
 def newer(root: Path, version: int) -> EngineError:

@@ -97,6 +97,9 @@ class Reader(Store):
     def discard(self, digest: str) -> None:
         """Leave a damaged blob for the next build to find."""
 
+    def discard_body(self, action: str) -> None:
+        """Leave a damaged description there, too."""
+
     def pack(self, outputs: Mapping[str, bytes | Path]) -> NoReturn:
         """Refuse: large blobs would be files."""
         del outputs

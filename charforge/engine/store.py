@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ INLINE_LIMIT = 64 * 1024
 
 # How the canonical body of a call begins, in 27 bytes: it has no inputs, and keys are sorted.
 _CALL = b'{"inputs":{},"kind":"call",'
+_TOGETHER = 500
 _FOLDERS = ("objects", "tmp", "trees")
 _EMPTY_LIST = b"[]"
 _EMPTY_LISTS_NAME = of_bytes(_EMPTY_LIST)
@@ -354,9 +355,13 @@ class Store:
         return all(self.has(digest) for digest in lists)
 
     def known(self) -> set[bytes]:
-        """Return the digests of all actions that were ever recorded, 32 bytes each. What is in it may be gone or unsound."""
+        """Return the digests of all actions that were ever recorded, 32 bytes each. Its outputs may be gone or unsound.
+
+        An action whose description is gone is not among them: whoever needs it looks closer, and puts that back.
+        """
         with self._explained():
-            found = [action for (action,) in self._db.execute("SELECT action FROM traces")]
+            sql = "SELECT action FROM traces WHERE action IN (SELECT digest FROM actions)"
+            found = [action for (action,) in self._db.execute(sql)]
         try:
             return set(map(bytes.fromhex, found))
         except (ValueError, TypeError):
@@ -386,26 +391,49 @@ class Store:
         statements.append((INSERT_TRACE, row))
         return self._write(statements)
 
-    def restore(self, action: Action, sources: Mapping[str, bytes]) -> Write | None:
-        """Put back what an action was described by and read from outside, where that is gone. Its trace is there.
+    def restore(self, actions: Iterable[Action], sources: Mapping[str, bytes]) -> Write | None:
+        """Put back what actions were described by and read from outside, where that is gone; None if all is there.
 
-        Neither an output: no build misses them, but an audit does.
+        No build misses either, but an audit does.
         """
-        missing = {digest: data for digest, data in sources.items() if not self.has(digest)}
-        rows = self._rows("SELECT body FROM actions WHERE digest = ?", action.digest)
-        if not missing and rows and _names(action.digest, rows[0][0]):
+        known = dict(self._of("SELECT digest, body FROM actions", [action.digest for action in actions]))
+        lost = [action for action in actions if known.get(action.digest) != action.canonical]
+        there = {digest for (digest,) in self._of("SELECT digest FROM blobs", list(sources))}
+        missing = {digest: sources[digest] for digest in sources.keys() - there if not self.has(digest)}
+        if not lost and not missing:
             return None
-        packed = self.pack(missing)
-        statements: list[Statement] = [(INSERT_BLOB, item) for item in packed.inline.items()]
-        return self._write([*statements, (INSERT_ACTION, (action.digest, action.canonical))])
+        statements: list[Statement] = [(INSERT_BLOB, item) for item in self.pack(missing).inline.items()]
+        statements += [(INSERT_ACTION, (action.digest, action.canonical)) for action in lost]
+        return self._write(statements)
+
+    def _of(self, select: str, digests: Sequence[str]) -> Iterator[Any]:
+        """Return the rows of these digests, whose number has no limit."""
+        for start in range(0, len(digests), _TOGETHER):
+            some = digests[start : start + _TOGETHER]
+            yield from self._rows(f"{select} WHERE digest IN ({','.join('?' * len(some))})", *some)
 
     def action_body(self, action: str) -> dict[str, Any] | None:
-        """Return the recorded `{kind, version, params, inputs}` of an action digest, None if there is none (or no more)."""
+        """Return the recorded `{kind, version, params, inputs}` of an action digest, None if there is none (or no more).
+
+        One that is damaged is then out of the store.
+        """
         rows = self._rows("SELECT body FROM actions WHERE digest = ?", action)
-        if not rows or not _names(action, rows[0][0]):
+        if not rows:
+            return None
+        if not _names(action, rows[0][0]):
+            self.discard_body(action)
             return None
         body: dict[str, Any] = json.loads(rows[0][0])
         return body
+
+    def discard_body(self, action: str) -> None:
+        """Take an action's damaged description out of the store, so that who knows it puts it back."""
+        self._write([("DELETE FROM actions WHERE digest = ?", (action,))]).result()
+
+    def unlist(self, trace: Trace) -> None:
+        """Have a stage run again whose outputs are there, but not all of its calls: those that are sound it replays."""
+        if (calls := trace.record.get("calls")) is not None:
+            self.discard(calls)
 
     def call_bodies(self) -> Iterator[dict[str, Any]]:
         """Yield the bodies of recorded calls, those recorded last first."""
