@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,10 +170,13 @@ def _conclude(
         return False
     each.stamps.add_kept(shown)
     each.stamps.add_kept(store.files(digest for outcome in mine.values() for digest in _digests(outcome)))
-    receipt.write(target.receipt(key), key, each.stamps, {"stages": len(mine)})
-    if args.to is None and args.preset is None and not args.overrides:
-        # The lock speaks for the spec as it is committed, so only a build of just that may write it.
-        _lock(store, target, mine)
+    # The lock speaks for the spec as it is committed, so only a build of just that may write it. Before the receipt, which
+    # vouches for it too: killed in between, the next build would have nothing to do, and no lock.
+    locks = args.to is None and args.preset is None and not args.overrides
+    locked = locks and _lock(store, target, mine)
+    each.stamps.add_kept([target.lock] if locked else [])
+    if locked or not locks:
+        receipt.write(target.receipt(key), key, each.stamps, {"stages": len(mine)})
     ran = sum(outcome.status == RAN for outcome in mine.values())
     if ran:
         _say_built(target, list(mine.values()), ran, seconds, args.to)
@@ -183,24 +185,22 @@ def _conclude(
     return True
 
 
-def _lock(store: Store, target: Target, outcomes: Mapping[str, Outcome]) -> None:
-    """Write the character's lock. What it says of stages that are as it says already is not worked out again."""
+def _lock(store: Store, target: Target, outcomes: Mapping[str, Outcome]) -> bool:
+    """Write the character's lock, and return whether it is there."""
     from charforge.engine import lock
-    from charforge.engine.errors import Damaged, EngineError
+    from charforge.engine.errors import Damaged
     from charforge.engine.store import Trace
 
-    known = None
-    # One of an older version, or with the marks of a merge conflict, is what this one replaces.
-    with suppress(EngineError):
-        known = lock.read(target.lock)
     traces = {
         name: Trace(outcome.action or "", 0, outcome.outputs or {}, outcome.record)
         for name, outcome in outcomes.items()
     }
     try:
-        lock.write(target.lock, lock.collect(store, target.id, traces, known))
+        lock.write(target.lock, lock.collect(store, target.id, traces))
     except Damaged as error:
         print(f"note: {target.id}: no lock was written: {error.message}", file=sys.stderr)
+        return False
+    return True
 
 
 def _digests(outcome: Outcome) -> list[tuple[str, str]]:

@@ -87,7 +87,6 @@ def _check(each: Loaded, graph: Graph) -> bool:
             "\n  ".join([f"error: {label} is not what this checkout derives", *map(visible, said)]),
             file=sys.stderr,
         )
-        # A build leaves lines alone whose action and outputs are right.
         command = "build" if underived else "lock"
         print(f"hint: charforge {command} {each.target.label} writes it anew", file=sys.stderr)
         return True

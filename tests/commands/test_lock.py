@@ -116,3 +116,13 @@ def test_all_locks_here_are_checked(run, eliza, built, monkeypatch):
     assert run("lock", "--check")[2] == (
         "error: no locks here: characters/*.lock\nhint: a finished build writes one\n"
     )
+
+
+def test_a_lock_that_is_gone_or_lies_is_written_by_the_next_build(run, eliza, built, lie):
+    before = built.read_text(encoding="utf-8")
+    built.unlink()
+    assert "up to date" in run("build", str(eliza))[1]
+    assert built.read_text(encoding="utf-8") == before
+    lie("scenes", "counts", lambda was: {**was, "scenes.jsonl": 99})
+    assert "up to date" in run("build", str(eliza))[1]
+    assert built.read_text(encoding="utf-8") == before
