@@ -168,15 +168,23 @@ def _which(stages: list[str], of: list[str]) -> str:
 
 def _not_proven(finding: Finding) -> Iterator[str]:
     levels = {level.name: level for level in finding.levels}
+    replayed = {
+        result.stage
+        for result in (levels["replay"].results if "replay" in levels else [])
+        if result.verdict == BIT_IDENTICAL
+    }
     for level in finding.levels:
-        for verdict, words in (
-            (DIVERGENT, "not what the lock says"),
-            (NOT_CHECKABLE, "could not be checked"),
+        of = [result.stage for result in level.results]
+        divergent = [result.stage for result in level.results if result.verdict == DIVERGENT]
+        lacking = [result.stage for result in level.results if result.verdict == NOT_CHECKABLE]
+        again = [stage for stage in lacking if level.name == "integrity" and stage in replayed]
+        for stages, words in (
+            (divergent, "not what the lock says"),
+            ([stage for stage in lacking if stage not in again], "could not be checked"),
+            (again, "not everything is here; but the replay gave the same bytes"),
         ):
-            stages = [result.stage for result in level.results if result.verdict == verdict]
             if stages:
-                which = _which(stages, [result.stage for result in level.results])
-                yield visible(f"{level.name.capitalize()} of {which}: {words}.")
+                yield visible(f"{level.name.capitalize()} of {_which(stages, of)}: {words}.")
     for name in ("integrity", "derivation", "replay"):
         if name not in levels:
             yield f"{name.capitalize()}: was not asked for (--level {name})."

@@ -146,3 +146,13 @@ def test_stages_that_lack_the_same_are_told_together():
         "  model: not checkable: not here: output weights/",
     ]
     assert "  Integrity of all 3 stages: could not be checked." in lines
+
+
+def test_what_is_not_here_but_was_made_again_is_told_apart():
+    missing = [Result(kind, NOT_CHECKABLE, why="not here: its outputs") for kind in ("scenes", "model")]
+    again = [Result("scenes", BIT_IDENTICAL, 3)]
+    lines = list(words.report(finding(Level("integrity", missing, FACTS), Level("replay", again))))
+    assert lines[-5:-3] == [
+        "  Integrity of model: could not be checked.",
+        "  Integrity of scenes: not everything is here; but the replay gave the same bytes.",
+    ]
