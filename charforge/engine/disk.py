@@ -45,6 +45,12 @@ def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
     return hasher.hexdigest(), size
 
 
+def hashed(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def same_bytes(path: Path, other: Path | bytes) -> bool:
     """Say whether a file holds just the bytes of another, or these. A file that cannot be read does not."""
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
 from charforge.engine.disk import copy_hashed, explained
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import readable
-from charforge.engine.names import is_digest, is_name
+from charforge.engine.names import is_digest, is_manifest, is_name
 from charforge.engine.writer import INSERT_ACTION, INSERT_BLOB, INSERT_TRACE, Statement, Write, Writer
 
 INLINE_LIMIT = 64 * 1024
@@ -231,12 +230,13 @@ class Store:
     def manifest(self, digest: str) -> dict[str, dict[str, Any]]:
         """Return a tree's `{path: {digest, size}}`. Raises Damaged."""
         try:
-            data = json.loads(self.read(digest))
+            data: Any = json.loads(self.read(digest))
         except (ValueError, RecursionError):
             data = None
-        if not (isinstance(data, dict) and all(is_name(name) and _is_entry(data[name]) for name in data)):
+        if not is_manifest(data):
             raise Damaged(digest, "is no list of files")
-        return data
+        manifest: dict[str, dict[str, Any]] = data
+        return manifest
 
     def checkout(self, digest: str) -> Path:
         """Return a folder with a tree's files under their names, to be read and never written.
@@ -280,7 +280,7 @@ class Store:
                 if status.st_ino == self._object(entry["digest"]).stat().st_ino:
                     continue
                 if status.st_size != entry["size"] or (
-                    not known and _hashed(folder / name) != entry["digest"]
+                    not known and disk.hashed(folder / name) != entry["digest"]
                 ):
                     return False
             return folder.is_dir()
@@ -290,7 +290,7 @@ class Store:
     def _check(self, path: Path, digest: str) -> None:
         """Hold an object against its name. Raises Damaged."""
         try:
-            if any(_hashed(path) == digest for _ in range(2)):  # twice, as in `read`
+            if any(disk.hashed(path) == digest for _ in range(2)):  # twice, as in `read`
                 return
         except FileNotFoundError:
             raise Damaged(digest, "is missing") from None
@@ -606,17 +606,3 @@ class Store:
 
 def _names(digest: str, body: object) -> bool:
     return isinstance(body, bytes) and of_bytes(ACTION_DOMAIN + body) == digest
-
-
-def _hashed(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and set(entry) == {"digest", "size"}
-        and is_digest(entry["digest"])
-        and type(entry["size"]) is int
-    )
