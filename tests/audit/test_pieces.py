@@ -127,6 +127,10 @@ def test_bytes_that_are_others_are_never_given_but_remembered(stored, tmp_path):
         b'{ "a":{}}',
         b"\xff",
         b"[" * 9999,
+        *(
+            canonical({name: {"digest": "0" * 64, "size": 1}})
+            for name in ("../x", "/x", "a/../../x", "a//b", "", "a\\b", "C:x", "a\0")
+        ),
     ],
 )
 def test_what_is_no_manifest_is_none(data):
