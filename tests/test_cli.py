@@ -58,10 +58,6 @@ def test_help_names_every_command_with_what_it_does(run):
         ("audit", "say what of a lock is proven, and where the first difference lies"),
         ("attest", "write what a lock names as attestations, or check one"),
         ("diff", "say in words what a change does, from spec to scores"),
-        ("diff", "say in words what a change does, from spec to scores"),
-        ("lock", "write the lock from the store, or hold it against this checkout"),
-        ("audit", "say what of a lock is proven, and where the first difference"),
-        ("attest", "write what a lock names as attestations, or check one"),
         ("schema", "print the JSON Schema of a spec, for editors"),
         ("gc", "remove what no spec and no lock file reaches any more"),
     ]
