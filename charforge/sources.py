@@ -5,6 +5,7 @@ The build sees that snapshot: what is edited while it runs is the next build's.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from charforge import weights
 from charforge.engine.digest import canonical, of_bytes
 from charforge.engine.graph import Source
 from charforge.engine.receipt import Stamps
-from charforge.errors import CharForgeError
+from charforge.errors import CharForgeError, FileProblems, Problem
 from charforge.files import decode, read_bytes
 from charforge.llm.client import EMBEDDED_PREFIX, weights_digest
 from charforge.sections import Delta
-from charforge.spec import MAX_DATA_BYTES, MAX_TEXT_BYTES, is_local
+from charforge.spec import MAX_DATA_BYTES, MAX_TEXT_BYTES, is_local, relative_file
 from charforge.workspace import packaged_prompts
 
 
@@ -36,6 +37,7 @@ class Sources:
 
     def __init__(self, workspace: Path, stamps: Stamps) -> None:
         self._workspace = workspace
+        self._root = Path(os.path.realpath(workspace))
         self._stamps = stamps
 
     def file(self, path: str) -> Source:
@@ -100,6 +102,13 @@ class Sources:
         return weights.digest(folder, pickled=pickled)
 
     def _read(self, path: str, limit: int) -> bytes:
+        # A spec's own paths were looked at when it was read; the workspace's prompts are named by none.
+        try:
+            relative_file(path, "", self._root)
+        except ValueError as error:
+            raise FileProblems(
+                [Problem(path, None, None, str(error), None, "a build reads inside the workspace only")]
+            ) from None
         full = self._workspace / path
         now = time.time_ns()
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from charforge.engine.digest import canonical, of_bytes
 from charforge.errors import CharForgeError
+from charforge.safe_yaml import shown
 
 WANTED = (
     "*.safetensors",
@@ -21,6 +23,9 @@ WANTED = (
 """What is read of a model, here and on the hub: no other format of weights, and no code."""
 PICKLED = ("pytorch_model*.bin",)
 """Released weight differences, and the models they were made to, are often in this format: see `charforge.models.delta`."""
+
+MAX_INDEX = 64 << 20
+"""Bytes. The index of a model of 400 billion parameters has 200 kB."""
 
 
 def files(folder: Path, *, pickled: bool = False) -> list[Path]:
@@ -41,7 +46,31 @@ def files(folder: Path, *, pickled: bool = False) -> list[Path]:
             f"{folder} is no model folder: it has no config.json, or no safetensors weights",
             "other weight formats can run code when loaded and are not read",
         )
+    check_names(folder)
     return found
+
+
+def check_names(folder: Path) -> None:
+    """Raise CharForgeError where files of a model folder name weights that are not in it: no digest would cover them."""
+    if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
+        # transformers would read the model that this file names, and not the one here.
+        raise CharForgeError(
+            f"{folder} holds an adapter beside a model: adapter_config.json names another model to begin with",
+            "delete adapter_config.json, or merge the adapter",
+        )
+    for path in sorted(folder.glob("*.index.json")):
+        try:
+            with path.open("rb") as file:  # one that is longer is cut, and no JSON
+                named = json.loads(file.read(MAX_INDEX))["weight_map"].values()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CharForgeError(
+                f"{path} does not say which file holds which weights", "fetch it again"
+            ) from error
+        for name in named:
+            if not isinstance(name, str) or "/" in name or "\\" in name or not (folder / name).is_file():
+                raise CharForgeError(
+                    f"{path} names {shown(name)}, which is no file of its folder", "fetch the model again"
+                )
 
 
 def digest(folder: Path, *, pickled: bool = False) -> str:

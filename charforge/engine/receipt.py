@@ -47,9 +47,13 @@ def write(path: Path, key: str, stamps: Stamps, says: dict[str, Any]) -> None:
     """Leave a receipt for a finished build. `says` is handed back by `read` while all holds. Failing is no harm."""
     data = {"format": _FORMAT, "key": key, "inputs": stamps.inputs, "kept": stamps.kept, "says": says}
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    if path.parent.is_symlink():  # it may have come with a pull request, and lead anywhere
+        return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(data), encoding="utf-8")
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8") as file:  # never through a link of that name
+            file.write(json.dumps(data))
         temporary.replace(path)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from charforge.errors import CharForgeError
 from charforge.models import embedded
+from charforge.weights import check_names
 
 _GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -159,9 +159,13 @@ def check_folder(path: Path, name: str | None = None, *, pickled: bool = False) 
             if missing
             else f"there is no folder {name}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CharForgeError(f"{name} is not a model folder: its config.json cannot be read") from error
-    kind, made_for = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(config, dict):
+        raise CharForgeError(f"{name} is not a model folder: its config.json is no object")
+    check_names(path)
+    kind, architectures = str(config.get("model_type")), config.get("architectures")
+    made_for = [str(each) for each in architectures] if isinstance(architectures, list) else []
     if kind not in CONFIG_MAPPING_NAMES:
         raise CharForgeError(
             f"{name} needs code of its own, which is not run"
@@ -214,7 +218,7 @@ def load_folder(path: Path, dtype: torch.dtype | None = None, **options: Any) ->
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a config of a stranger's leads transformers into errors of every kind
         raise CharForgeError(f"{path} could not be loaded: {_first_line(error)}") from error
     return model.eval(), load_tokenizer(path)
 
