@@ -433,20 +433,22 @@ def _asked(model: str, said: Mapping[str, str | None], found: Mapping[str, str |
 
 
 def _usage(line: Line, found: Mapping[str, _Reply], stage: _Stage) -> None:
-    """Hold tokens and cost against what is recorded beside the replies, where each call was asked for once."""
+    """Hold tokens and cost against what is recorded beside the replies, unless a call was asked for, and counted, twice."""
     sums: dict[str, dict[str, Any]] = {}
     for each in found.values():
         tally(sums, each.model, each.facts)
-    for model, used in line.usage.items():
-        now = sums.get(model)
-        if now is None or now["calls"] != used.get("calls"):
+    for model, now in sorted(sums.items()):
+        used = line.usage.get(model, {})
+        if used.get("calls", 0) > now["calls"]:
             continue
-        for key in sorted(set(now) - {"lost"}):
+        for key in sorted({*now, *used} - {"lost"}):
+            said, is_ = used.get(key), now.get(key)
             # Costs are sums of floats, in another order here.
-            if abs(now[key] - used.get(key, 0)) > 1e-5:
-                words = f"usage: {model} {key} {used.get(key, 0)} in the lock, {round(now[key], 6)} beside the replies"
+            if said is None or is_ is None or abs(said - is_) > 1e-5:
+                shown = None if is_ is None else str(round(is_, 6))
+                words = f"usage: {model} {key} {_or_nothing(said)} in the lock, {_or_nothing(shown)} beside the replies"
                 stage.differences.append(
-                    Difference("usage", words, str(used.get(key, 0)), str(round(now[key], 6)))
+                    Difference("usage", words, None if said is None else str(said), shown)
                 )
 
 
@@ -455,6 +457,10 @@ def _usage(line: Line, found: Mapping[str, _Reply], stage: _Stage) -> None:
 
 def _short(digest: str | None) -> str:
     return "none" if digest is None else f"{digest[:_SHOWN]}…"
+
+
+def _or_nothing(value: object) -> str:
+    return "nothing" if value is None else str(value)
 
 
 def _absent(missing: list[str]) -> str | None:

@@ -199,6 +199,8 @@ def test_a_recording_alone_proves_the_replies_it_says_are_a_stages_own(audit, el
         ("models", {"openai/scripted": OTHER}, "models", "models: openai/scripted has weights 000000000000… in the lock, none in the calls"),
         ("usage", lambda was: {name: {**used, "prompt_tokens": 7} for name, used in was.items()}, "usage", "usage: openai/scripted prompt_tokens 7 in the lock"),
         ("usage", lambda was: {name: {**used, "cost": 12.5} for name, used in was.items()}, "usage", "usage: openai/scripted cost 12.5 in the lock"),
+        ("usage", lambda was: {name: {key: n for key, n in used.items() if key != "cost"} for name, used in was.items()}, "usage", "usage: openai/scripted cost nothing in the lock, 0.0 beside"),
+        ("usage", {}, "usage", "usage: openai/scripted calls nothing in the lock, 14 beside the replies"),
         ("observations", lambda was: {**was, "root": OTHER}, "observations", "the lock names"),
         ("observations", lambda was: {**was, "count": was["count"] - 1}, "observations", "the lock names"),
         ("observations", {}, "observations", "the lock names 0 with root none"),
