@@ -31,7 +31,7 @@ MAKE = """\
 #!/usr/bin/env bash
 # Stands in for make: an environment with the libraries that are installed already, and the clone's own code.
 set -euo pipefail
-[ "$*" = ".venv/installed" ]
+[ "$*" = "install" ]
 {python} -m venv --without-pip .venv
 printf '%s\\n' "$PWD" {libraries} > "$(echo .venv/lib/python*/site-packages)/here.pth"
 printf '#!%s\\n' "$PWD/.venv/bin/python" > .venv/bin/charforge

@@ -81,7 +81,7 @@ def test_the_review_takes_its_code_from_the_base_and_only_reads_the_rest():
     # Whatever is run lies in the trusted checkout; the other is named once, as what is read.
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands == [
-        "make -C trusted .venv/installed",
+        "make -C trusted install",
         'trusted/.ci/character-review --repository proposed "$BASE" "$HEAD"',
     ]
     assert not any("working-directory" in step for step in job["steps"])
