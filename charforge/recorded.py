@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.files import visible
 from charforge.llm.request import FINISH_REASONS
+from charforge.safe_json import MAX_INNER, crowded
 
 if TYPE_CHECKING:
     from charforge.engine.store import Store, Trace
@@ -150,7 +151,10 @@ def parsed(line: bytes) -> Any:
         raise ValueError(f"{text} is no JSON")
 
     try:
-        value = json.loads(line.decode(), object_pairs_hook=unique, parse_int=number, parse_constant=constant)
+        text = line.decode()
+        if crowded(text):
+            raise ValueError(f"more than {MAX_INNER:,} values")
+        value = json.loads(text, object_pairs_hook=unique, parse_int=number, parse_constant=constant)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError as error:

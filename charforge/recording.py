@@ -242,9 +242,9 @@ def _lines(path: Path, limit: int) -> Iterator[bytes]:
 def _pieces(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, in pieces of at most 1 MiB."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would block
+            raise _Unreadable("not a regular file", None)
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _Unreadable("not a regular file", None)
             start = file.read(len(_MAGIC))
             file.seek(0)
             if start == _MAGIC:
