@@ -309,6 +309,13 @@ def parser() -> _Parser:
         default=0.02,
         help="of retrain: how far held-out losses may be apart, in nats a token (default: 0.02)",
     )
+    audit.add_argument(
+        "--limit",
+        metavar="SECONDS",
+        type=_seconds,
+        default=600,
+        help="of replay: how long it may take before it is stopped (default: 600)",
+    )
     audit.add_argument("--json", action="store_true", help="as JSON")
 
     attest = command("attest", _attest, "write what a lock names as attestations, or check one")
@@ -463,6 +470,12 @@ def _dollars(text: str) -> float:
     if re.fullmatch(r"\$?\d{1,9}(\.\d{1,6})?", text, re.ASCII) is None:
         raise argparse.ArgumentTypeError(f"expected an amount in US dollars, such as 5 or 0.50, got {text!r}")
     return float(text.removeprefix("$"))
+
+
+def _seconds(text: str) -> int:
+    if re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"expected a whole number of seconds from 1, got {text!r}")
+    return int(text)
 
 
 def _nats(text: str) -> float:

@@ -161,7 +161,7 @@ def _level(
     if name == "derivation":
         return derivation.derivation(said, found.id, checkout.graph, [checkout.goal])
     if name == "replay":
-        return replay(said, found, pieces, told=_tell)
+        return replay(said, found, pieces, limit=args.limit, told=_tell)
     workshop = LocalWorkshop(offline=True)
     _, graph = load([found], workshop)
     job = retrain.Job(said, graph, workshop, pieces, environment(), args.epsilon)
