@@ -24,6 +24,8 @@ _IDS = ("id", "scene", "question", "step")
 _MAX_DEPTH = 64
 _MAX_ALIGNED = 500
 """Lines that are aligned by what they say; beyond that, by position: the other may take the cube of their number."""
+_MAX_ITEMS = 100
+"""The same of a list inside a value, of which there may be many."""
 _SHOWN = 60
 _KEPT = 4_000
 """Characters of a value that `data` keeps."""
@@ -239,9 +241,11 @@ def _by_position(first: int, before: Sequence[bytes], after: Sequence[bytes]) ->
 T = TypeVar("T", bound=Hashable)
 
 
-def _opposite(before: Sequence[T], after: Sequence[T]) -> Iterator[tuple[int | None, int | None]]:
+def _opposite(
+    before: Sequence[T], after: Sequence[T], most: int = _MAX_ALIGNED
+) -> Iterator[tuple[int | None, int | None]]:
     """Yield the places that differ, those that replace each other together."""
-    if len(before) == len(after) or max(len(before), len(after)) > _MAX_ALIGNED:
+    if len(before) == len(after) or max(len(before), len(after)) > most:
         blocks = [(0, len(before), 0, len(after))]
     else:
         matched = difflib.SequenceMatcher(None, before, after, autojunk=False)
@@ -364,8 +368,8 @@ def paths(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, str, Any, A
                 yield path, CHANGED, list(old), list(new)
         else:
             # Item by item; as text, for values need not be hashable.
-            sides = [[json.dumps(each, sort_keys=True) for each in side] for side in (was, now)]
-            for one, other in _opposite(*sides):
+            before, after = ([json.dumps(each, sort_keys=True) for each in side] for side in (was, now))
+            for one, other in _opposite(before, after, _MAX_ITEMS):
                 yield from _at(
                     f"{path}[{other if one is None else one}]",
                     ABSENT if one is None else was[one],

@@ -166,7 +166,9 @@ def _spec(was: Version, now: Version) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind, before in was.lock.stages.items():
         after = now.lock.stages.get(kind)
-        for path, how, old, new in () if after is None else paths(dict(before.params), dict(after.params)):
+        if after is None or len(found) >= _SHOWN_CHANGES:
+            continue
+        for path, how, old, new in islice(paths(dict(before.params), dict(after.params)), _SHOWN_CHANGES):
             entry = found.setdefault(json.dumps([path, how, _plain(old), _plain(new)]), {"stages": []})
             entry |= _difference(path, how, old, new)
             entry["stages"].append(kind)
@@ -352,6 +354,8 @@ def _why(one: Line | None, other: Line | None, kind: str) -> list[str]:
     if one is None or other is None or one.action == other.action:
         return []
     why = reasons(one.body(kind).plain(), other.body(kind).plain(), {})
+    # What is its own before what it takes over from the stages that it reads.
+    why.sort(key=lambda each: each["kind"] == "input" and not each["label"].startswith("prompt:"))
     return [visible(sentence(each)) for each in why if each["kind"] != "lost"] or [
         "another action digest, of which the line says nothing"
     ]
@@ -513,9 +517,29 @@ def _records(was: Lock | None, now: Lock | None, blob: Blob, limit: int) -> Iter
                         how: sum(pair.kind == how for pair in pairs)
                         for how in ("changed", "added", "removed", "moved")
                     },
-                    "shown": [_record(pair) for pair in pairs[: 0 if name in _SUMMED else limit]],
+                    "shown": [
+                        _record(pair)
+                        for pair in sorted(pairs, key=_dullness)[: 0 if name in _SUMMED else limit]
+                    ],
                 }
             yield entry
+
+
+_TELLING = ("score", "winner", "answer", "turns", "background")
+"""Fields by whose change a reviewer judges, the first to be shown."""
+_DULL = ("evidence", "cites", "miscited", "words", "draw", "call", "verdict")
+
+
+def _dullness(pair: Pair) -> int:
+    """Sort first what differs in a field that tells something."""
+    if not (isinstance(pair.was, dict) and isinstance(pair.now, dict)):
+        return 0
+    return 0 if any(pair.was.get(key) != pair.now.get(key) for key in _TELLING) else 1
+
+
+def _place(path: str) -> int:
+    name = path.partition(".")[0].partition("[")[0]
+    return _TELLING.index(name) if name in _TELLING else 100 if name in _DULL else 50
 
 
 _TITLES = ("title", "text", "subject", "question", "background", "provocation")
@@ -532,7 +556,9 @@ def _record(pair: Pair) -> dict[str, Any]:
         "line": pair.before if pair.after is None else pair.after,
         "kind": pair.kind,
         "about": None if about is None else about[:400],
-        "differences": [each.data() for each in islice(inside(pair), 8)],
+        "differences": [
+            each.data() for each in sorted(islice(inside(pair), 50), key=lambda each: _place(each.path))[:8]
+        ],
     }
 
 

@@ -17,12 +17,17 @@ Section = tuple[str, list[str]]
 
 _WIDTH = 120
 _LINES = 60
+_RECORD_LINES = 300
 """Of a section. A pull request's summary has room for a megabyte, a reader for less."""
+_REASONS = 4
+_FIELDS = 3
+"""Of a record that differs; a scene that was written anew differs in all."""
 
 
 def text(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that a terminal gets."""
     yield _title(found)
+    yield summary(found)
     for heading, lines in sections(found):
         yield ""
         yield f"{heading}:"
@@ -34,7 +39,7 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     # In fences only: a profile's text could otherwise be a link, an image or a mention of a person.
     yield f"### {re.sub('[^A-Za-z0-9-]', '', found['character'])}"
     yield ""
-    yield from fenced([_title(found)])
+    yield from fenced([_title(found), summary(found)])
     for heading, lines in sections(found):
         yield ""
         yield f"**{heading}**"
@@ -56,6 +61,29 @@ def _title(found: Mapping[str, Any]) -> str:
     return visible(f"{found['character']}{how}: {found['was']} → {found['now']}")
 
 
+def summary(found: Mapping[str, Any]) -> str:
+    """Return on one line how much differs, and what it took."""
+    stages = found["stages"].values()
+    anew = sum(each["change"] in {"new", "made anew"} for each in stages)
+    parts = [
+        _many(len(found["spec"]), "value of the spec", "values of the spec"),
+        _many(
+            sum(len(each["changes"] or [1]) for each in found["files"]),
+            "change of its files",
+            "changes of its files",
+        ),
+        _many(len(found["prompts"]), "prompt", "prompts"),
+    ]
+    told = ", ".join(part for part in parts if part) or "no change of spec, files and prompts"
+    if not anew:
+        return f"{told}; no stage was made anew"
+    return f"{told}; {_many(anew, 'stage', 'stages')} made anew: {_used(found['cost']['total']['anew'])}"
+
+
+def _many(number: int, one: str, several: str) -> str:
+    return "" if not number else f"{number:,} {one if number == 1 else several}"
+
+
 def sections(found: Mapping[str, Any]) -> Iterator[Section]:
     """Yield every part that has something to say, and `Nothing` where none has."""
     parts: list[tuple[str, Iterable[str]]] = [
@@ -74,8 +102,9 @@ def sections(found: Mapping[str, Any]) -> Iterator[Section]:
         kept = [visible(line) for line in lines]
         if kept:
             told = True
-            more = len(kept) - _LINES
-            yield heading, kept[:_LINES] + ([f"… and {more:,} more lines (--json)"] if more > 0 else [])
+            most = _RECORD_LINES if heading == "Records" else _LINES
+            more = len(kept) - most
+            yield heading, kept[:most] + ([f"… and {more:,} more lines (--json)"] if more > 0 else [])
     if not told:
         yield "Nothing", ["no difference in spec, files, stages and figures"]
 
@@ -163,11 +192,10 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             f"{name} {_none(was)} → {_none(now)}" for name, (was, now) in each["counts"].items()
         )
         change = "only what is said of it differs" if each["change"] == "same" else each["change"]
-        yield clipped(f"{kind}: {change}" + (f"; {counts}" if counts else ""), 200)
-        for why in each["why"][:6]:
-            yield f"    {clipped(why, 160)}"
-        if len(each["why"]) > 6:
-            yield f"    and {len(each['why']) - 6} more reasons"
+        why = [clipped(one, 90) for one in each["why"][:_REASONS]]
+        more = len(each["why"]) - _REASONS
+        said = (f": {', '.join(why)}" if why else "") + (f" and {more} more" if more > 0 else "")
+        yield clipped(f"{kind}: {change}{said}" + (f"; {counts}" if counts else ""), 240)
 
 
 def _none(value: Any) -> str:
@@ -216,7 +244,7 @@ def _scores(found: Mapping[str, Any]) -> Iterator[str]:
         said = {
             False: "; the intervals lie apart",
             True: "; within the intervals, may be chance",
-            None: "",
+            None: "; not both sides have an interval",
         }
         yield clipped(f"{row['contestant']}, {label}: {sides}{said[row['within']]}", 200)
     if rows:
@@ -255,8 +283,10 @@ def _record(record: Mapping[str, Any]) -> Iterator[str]:
     name = record["id"] if record["id"] is not None else f"line {record['line']}"
     about = "" if record["about"] is None else f": {clipped(record['about'], 90)}"
     yield f"@ {clipped(name, 80)}{about}"
-    for each in record["differences"]:
+    for each in record["differences"][:_FIELDS]:
         yield from difference(each, width=160)
+    if len(record["differences"]) > _FIELDS:
+        yield f"  and {len(record['differences']) - _FIELDS} more of its fields"
 
 
 def as_json(reviews: Sequence[Mapping[str, Any]], elsewhere: Sequence[str]) -> str:

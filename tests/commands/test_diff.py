@@ -88,8 +88,11 @@ def test_two_revisions_are_told_from_spec_to_records(run, here):
     assert section(out, "Profile")[0].startswith("characters/profiles/eliza.md: ")
     assert section(out, "Profile")[1:] == ["+ parrot: She keeps a green parrot, and talks to it."]
     stages = section(out, "Stages")
-    assert any(line.startswith("scenes: made anew") for line in stages)
-    assert "    generator.temperature 0.7 → 0.9" in stages
+    assert any(
+        line.startswith("scenes: made anew: generator.temperature 0.7 → 0.9, profile changed")
+        for line in stages
+    )
+    assert out.split("\n")[1].startswith("1 value of the spec, 1 change of its files; 12 stages made anew: ")
     assert any(line.startswith("before: ") and "calls" in line for line in section(out, "Cost"))
     assert section(out, "Scores")
     records = section(out, "Records")
