@@ -532,11 +532,13 @@ def peers(options: argparse.Namespace) -> Figures:
             rows["not measured"] = f"could not be installed: {why}"
             continue
         counts = {"kills": options.kills, "pairs": options.pairs, "corruption": options.flips}
+        began, seconds = time.monotonic(), 60 * options.minutes
         try:
             rows["null"] = faults_trials.null(engine, options.cache)
-            for part, default in (("kills", 20), ("pairs", 6), ("corruption", 10)):
+            for part, default, share in (("kills", 20, 0.45), ("pairs", 6, 0.65), ("corruption", 10, 1)):
                 if wanted := default if counts[part] is None else counts[part]:
-                    rows[part] = getattr(faults_trials, part)(engine, options.cache, wanted, options.seed)
+                    measure, end = getattr(faults_trials, part), began + share * seconds
+                    rows[part] = measure(engine, options.cache, wanted, options.seed, end)
         except (RuntimeError, OSError) as error:
             rows["not measured"] = str(error)
         print(f"{engine.name}: done", file=sys.stderr)
@@ -579,7 +581,7 @@ def main() -> None:
         "--seed", type=int, default=1, help="another seed, other moments: for a long run in pieces"
     )
     parser.add_argument(
-        "--minutes", type=float, default=1e6, help="charforge: begin nothing new after so long"
+        "--minutes", type=float, default=1e6, help="begin nothing new after so long (peers: for each engine)"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -182,13 +182,13 @@ def null(engine: Engine, cache: Path) -> Figures:
         }
 
 
-def kills(engine: Engine, cache: Path, wanted: int, seed: int) -> Figures:
+def kills(engine: Engine, cache: Path, wanted: int, seed: int, end: float) -> Figures:
     """Kill builds while steps run: every other one a first build, every other one after a change to one source."""
     chance = random.Random(seed)
     spans = [_span(engine, cache, rebuild=rebuild) for rebuild in (False, True)]
     found: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    while found["kills"] < wanted:
+    while found["kills"] < wanted and time.monotonic() < end:
         with trial(engine, cache) as one:
             rebuild = found["kills"] % 2 == 1
             if rebuild:
@@ -245,7 +245,7 @@ def _killed(one: Trial, wait: float, reasons: Counter[str]) -> Counter[str]:
     return found
 
 
-def pairs(engine: Engine, cache: Path, wanted: int, seed: int) -> Figures:
+def pairs(engine: Engine, cache: Path, wanted: int, seed: int, end: float) -> Figures:
     """Start two builds of one project within 0.3 s, and look how both end; then build once more.
 
     Every other pair meets in a new project, every other one in a built one of which a source has changed.
@@ -253,7 +253,7 @@ def pairs(engine: Engine, cache: Path, wanted: int, seed: int) -> Figures:
     chance = random.Random(seed)
     found: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for _ in range(wanted):
+    while found["pairs"] < wanted and time.monotonic() < end:
         with trial(engine, cache) as one:
             if found["pairs"] % 2:
                 built(one)
@@ -289,30 +289,36 @@ def pairs(engine: Engine, cache: Path, wanted: int, seed: int) -> Figures:
 # --- Flipped bytes ---------------------------------------------------------------------------------------------------
 
 ARTIFACT, COPY, DATABASE = "intermediate artifact", "the engine's own copy of it", "the engine's database"
+_PLACES = (ARTIFACT, COPY, DATABASE)
 
 
-def corruption(engine: Engine, cache: Path, wanted: int, seed: int) -> Figures:
+def corruption(engine: Engine, cache: Path, wanted: int, seed: int, end: float) -> Figures:
     """Flip one byte at a time, each file's size and modification time kept; build; change a source; build again.
 
     - An intermediate artifact where it is shown: then the steps that read it have to run again, since the source changed.
     - The copy of such an artifact that the engine keeps (its cache or store), with the shown one deleted.
     - Any byte of the files in which the engine remembers what it built.
     """
+    left = end - time.monotonic()
     return {
-        place: _flips(engine, cache, place, wanted, random.Random(f"{seed} {place}"))
-        for place in (ARTIFACT, COPY, DATABASE)
+        place: _flips(
+            engine, cache, place, wanted, random.Random(f"{seed} {place}"), end - left * later / len(_PLACES)
+        )
+        for later, place in zip((2, 1, 0), _PLACES, strict=True)
     }
 
 
-def _flips(engine: Engine, cache: Path, place: str, wanted: int, chance: random.Random) -> Figures:
+def _flips(
+    engine: Engine, cache: Path, place: str, wanted: int, chance: random.Random, end: float
+) -> Figures:
     found: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    while found["flips"] < wanted:
+    while found["flips"] < wanted and time.monotonic() < end:
         with trial(engine, cache) as one:
             built(one)
             fit = True
             # A project that came out of it whole is used for the next.
-            while fit and found["flips"] < wanted:
+            while fit and found["flips"] < wanted and time.monotonic() < end:
                 out = f"work/b{chance.randrange(12):02}.txt"
                 if not _flip_in(one, place, out, chance):
                     return {"flips": 0}
