@@ -325,7 +325,7 @@ def killed(wanted: int, seed: int, end: float) -> Figures:
     return {
         **found,
         "calls in a build": calls.total(),
-        "calls at once, for each of two lanes": WIDTH,
+        "each of two lanes: calls at once": WIDTH,
         "files compared": len(expected),
         "most replies answered and not yet durable at one kill": most,
         "age of the oldest such reply at the kill, s": round(oldest, 3),

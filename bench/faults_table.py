@@ -129,7 +129,7 @@ def _killed(peers: Figures) -> Iterable[Sequence[Any]]:
         )
 
 
-_PAIRED = ("engine", "pairs", "both end well", "one refuses or fails", "both fail", "steps run more than once", "wrong output though a build ended well", "still wrong, or failing, one build later", "what it says")  # fmt: skip
+_PAIRED = ("engine", "pairs", "both end well", "one refuses or fails", "both fail", "steps run more than once", "wrong output though a build ended well", "still wrong, or failing, one build later")  # fmt: skip
 
 
 def _paired(peers: Figures) -> Iterable[Sequence[Any]]:
@@ -137,7 +137,6 @@ def _paired(peers: Figures) -> Iterable[Sequence[Any]]:
         if "pairs" not in rows:
             continue
         pairs = rows["pairs"]
-        says = "; ".join(f"“{_short(text)}” ({count} ×)" for text, count in pairs["reasons"].items())
         yield (
             _name(name, rows),
             pairs["pairs"],
@@ -148,7 +147,6 @@ def _paired(peers: Figures) -> Iterable[Sequence[Any]]:
             pairs["pairs after which an output was wrong, though a build ended well"],
             pairs["pairs after which the next build left an output wrong"]
             + pairs["pairs after which the next build failed"],
-            says,
         )
 
 
@@ -182,8 +180,3 @@ def _corrupt(peers: Figures) -> Iterable[Sequence[Any]]:
 
 def _name(name: str, rows: Figures) -> str:
     return name if "==" not in rows["version"] else f"{name} {rows['version'].partition('==')[2]}"
-
-
-def _short(text: str) -> str:
-    text = text.replace("|", "/")
-    return text if len(text) <= 70 else text[:67] + "…"
