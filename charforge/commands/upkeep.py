@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from charforge.errors import CharForgeError, FileProblems, Problem
 from charforge.workspace import PACKAGE, Target, target, targets
+
+if TYPE_CHECKING:
+    from charforge.sections import CharacterSpec
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -20,9 +25,11 @@ def run_check(args: argparse.Namespace) -> int:
             found = check.check(
                 each.spec, each.workspace, preset=args.preset, overrides=args.overrides, strict=args.strict
             )
-            facts = [*found.facts, f"cost from nothing: {_cost(each, args)}"]
+            facts = [*found.facts, f"cost from nothing: {_cost(each, found.spec)}"]
         except FileProblems as error:
             problems += error.problems
+        except CharForgeError as error:
+            problems.append(Problem(each.label, None, None, error.message, None, error.hint))
         else:
             print("\n  ".join([f"{each.id}: ok", *facts]))
             for kind, several in (("unfinished", found.unfinished), ("note", found.notes)):
@@ -33,13 +40,23 @@ def run_check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cost(each: Target, args: argparse.Namespace) -> str:
-    """Return what `charforge plan` reckons where nothing is recorded. The store here is not looked at: it may be a stranger's."""
-    from charforge.commands import plan
-    from charforge.commands.loading import NothingNew, load
+def _cost(each: Target, spec: CharacterSpec) -> str:
+    """Return what `charforge plan` reckons where nothing is recorded. The store here is not looked at: it may be a stranger's.
 
-    loaded, graph = load([each], NothingNew(), preset=args.preset, overrides=args.overrides)
-    return plan.said_cost(plan.from_nothing(loaded, graph))
+    Neither are base weights and released data, which cost nothing and can be gigabytes: others stand in for them.
+    """
+    from charforge import pipeline
+    from charforge.commands import plan
+    from charforge.commands.loading import Loaded, NothingNew
+    from charforge.engine.graph import Graph
+    from charforge.engine.receipt import Stamps
+    from charforge.sections import Prompted
+
+    data = spec.train.data if isinstance(spec.train.data, str) else Prompted(prompted="any/data:any.jsonl")
+    light = replace(spec, train=replace(spec.train, base_model="any/base", data=data, mix=None))
+    stamps = Stamps()
+    character = pipeline.character(light, each.workspace, NothingNew(), stamps)
+    return plan.said_cost(plan.from_nothing([Loaded(each, character, stamps)], Graph(character.stages)))
 
 
 def run_schema(_args: argparse.Namespace) -> int:

@@ -209,3 +209,23 @@ def test_gc_refuses_to_remove_everything(run, eliza):
         "",
         "error: no spec and no lock file here: everything would go\nhint: remove .charforge/ if you mean that\n",
     )
+
+
+def test_check_reads_neither_base_weights_nor_large_data_for_its_estimate(run, eliza, edit, monkeypatch):
+    models = eliza.parents[1] / "models" / "mine"
+    models.mkdir(parents=True)
+    (models / "config.json").write_text("{}")
+    (eliza.parent / "p.jsonl").write_text('{"prompt": "a", "output": "b<|eot|>"}\n')
+    monkeypatch.setattr("charforge.sources.Sources.data", None)
+    edit(eliza, "#train:\n", "train: {base_model: ../models/mine, data: {prompted: ./p.jsonl}}\n")
+    status, out, err = run("check", "eliza")
+    assert (status, err) == (0, "")
+    assert "  characters/p.jsonl: 1 sample\n  cost from nothing: local, ~" in out
+
+
+def test_check_tells_what_keeps_it_from_an_estimate_beside_everything_else(run, eliza, monkeypatch):
+    (eliza.parents[1] / "endpoints.toml").write_text("[")
+    monkeypatch.setenv("CHARFORGE_ENDPOINTS", str(eliza.parents[1] / "endpoints.toml"))
+    status, out, err = run("check", "eliza")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ~/endpoints.toml: not TOML: ")
