@@ -398,8 +398,7 @@ class Build:
 
     async def _hit(self, stage: Stage, action: Action, trace: Trace) -> Outcome:
         self._hits.append(action)
-        last = self.store.last(stage.name)
-        if last is None or last[0] != trace.action:
+        if self.store.last_action(stage.name) != trace.action:
             await _durable(self.store.set_last(stage.name, trace.action, []))
         return self._finished(
             Outcome(stage.name, UP_TO_DATE, trace.action, trace.outputs, record=trace.record)

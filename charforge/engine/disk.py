@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -68,10 +68,31 @@ def same_bytes(path: Path, other: Path | bytes) -> bool:
     return True
 
 
-def own_folder(folder: Path, *, parents: bool = False) -> None:
-    """Make a folder of the store, if it is not there. Raises EngineError for a file or a link in its place."""
-    if not parents and folder.is_symlink():
+def own_folders(root: Path, names: Iterable[str], later: Iterable[str]) -> None:
+    """Make a folder and some in it, where they are not there. Raises EngineError for a file or a link in the place of one.
+
+    Those of `later` are not made yet. The outer one may be a link: where that leads is its owner's choice.
+    """
+    _make(root, parents=True)
+    for name in (*names, *later):
+        _refuse_link(root / name)
+    for name in names:
+        _make(root / name, parents=False)
+
+
+def own_folder(folder: Path) -> None:
+    """Make an inner folder, if it is not there. Raises EngineError for a file or a link in its place."""
+    _refuse_link(folder)
+    _make(folder, parents=False)
+
+
+def _refuse_link(folder: Path) -> None:
+    """Raise EngineError where a folder of the store is a link: it may come with a stranger's files, and lead anywhere."""
+    if folder.is_symlink():
         raise EngineError(f"{folder} is a link, and the store works through none", "remove it and rerun")
+
+
+def _make(folder: Path, *, parents: bool) -> None:
     try:
         folder.mkdir(parents=parents, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

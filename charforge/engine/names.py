@@ -1,9 +1,11 @@
-"""What may stand in a store as a digest or as a file's name. A store may come from a stranger, and say anything of itself."""
+"""What may stand in a store: digests, names of files, what is said of outputs. One may come from a stranger, and say anything."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
+from typing import Any
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ODD_PARTS = frozenset({"", ".", ".."})
@@ -18,6 +20,30 @@ def is_digest(value: object) -> bool:
 def is_name(name: str) -> bool:
     """Say whether a name is a plain path, relative and inside whatever folder it is put into, on any system."""
     return name.isprintable() and "\\" not in name and not _ODD_PARTS.intersection(name.split("/"))
+
+
+def parsed(text: str | bytes) -> Any:
+    """Return JSON data, None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_outputs(data: object) -> bool:
+    """Say whether parsed JSON says what a trace's outputs are: digests by name, a tree's ending in `/`."""
+    return isinstance(data, dict) and all(
+        is_name(name.removesuffix("/")) and is_digest(data[name]) for name in data
+    )
+
+
+def is_record(data: object) -> bool:
+    """Say whether parsed JSON may lie beside a trace: what it says of lists of calls is digests."""
+    return (
+        isinstance(data, dict)
+        and ("calls" not in data or is_digest(data["calls"]))
+        and ("made" not in data or is_digest(data["made"]))
+    )
 
 
 def is_manifest(data: object) -> bool:

@@ -16,10 +16,12 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +30,7 @@ from charforge.engine.digest import ACTION_DOMAIN, Action, canonical, of_bytes
 from charforge.engine.disk import copy_hashed, explained
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import readable
-from charforge.engine.names import is_digest, is_manifest, is_name
+from charforge.engine.names import is_digest, is_manifest, is_name, is_outputs, is_record, parsed
 from charforge.engine.writer import INSERT_ACTION, INSERT_BLOB, INSERT_TRACE, Statement, Write, Writer
 
 INLINE_LIMIT = 64 * 1024
@@ -38,6 +40,7 @@ INLINE_LIMIT = 64 * 1024
 _CALL = b'{"inputs":{},"kind":"call",'
 _TOGETHER = 500
 _FOLDERS = ("objects", "tmp", "trees")
+_LATER_FOLDERS = ("damaged", "kept", "receipts")
 _EMPTY_LIST = b"[]"
 _EMPTY_LISTS_NAME = of_bytes(_EMPTY_LIST)
 """The list of calls of a stage that makes none: known without being kept, so that no loss of it costs a training."""
@@ -78,8 +81,7 @@ class Store:
         self.notes: list[str]
         """What the user should know of how the store was found."""
         with contextlib.ExitStack() as undo, self._explained():
-            for folder in (root, *(root / name for name in _FOLDERS)):
-                disk.own_folder(folder, parents=folder == root)
+            disk.own_folders(root, _FOLDERS, _LATER_FOLDERS)
             # SQLite does not wait but fails where two processes turn a new file to WAL mode at once.
             with self.alone("open"):
                 self.users = undo.enter_context((root / "users").open("a+b"))
@@ -229,13 +231,9 @@ class Store:
 
     def manifest(self, digest: str) -> dict[str, dict[str, Any]]:
         """Return a tree's `{path: {digest, size}}`. Raises Damaged."""
-        try:
-            data: Any = json.loads(self.read(digest))
-        except (ValueError, RecursionError):
-            data = None
-        if not is_manifest(data):
+        manifest: dict[str, dict[str, Any]] = parsed(self.read(digest))
+        if not is_manifest(manifest):
             raise Damaged(digest, "is no list of files")
-        manifest: dict[str, dict[str, Any]] = data
         return manifest
 
     def checkout(self, digest: str) -> Path:
@@ -326,9 +324,7 @@ class Store:
     def find(self, action: str) -> Trace | None:
         """Return the first observation of an action whose outputs are all there; None if there is none."""
         for trace in self.observations(action):
-            if all(self._whole(name, digest) for name, digest in trace.outputs.items()) and self._listed(
-                trace
-            ):
+            if self._listed(trace) and all(starmap(self._whole, trace.outputs.items())):
                 return trace
         return None
 
@@ -351,8 +347,11 @@ class Store:
 
     def _listed(self, trace: Trace) -> bool:
         """Say whether the lists of a stage's calls are there: without them gc and the lock could not find the replies."""
-        lists = {trace.record[key] for key in ("calls", "made") if key in trace.record} - {_EMPTY_LISTS_NAME}
-        return all(self.has(digest) for digest in lists)
+        for key in ("calls", "made"):
+            digest = trace.record.get(key, _EMPTY_LISTS_NAME)
+            if digest != _EMPTY_LISTS_NAME and not self.has(digest):
+                return False
+        return True
 
     def known(self) -> set[bytes]:
         """Return the digests of all actions that were ever recorded, 32 bytes each. Its outputs may be gone or unsound.
@@ -461,6 +460,11 @@ class Store:
         rows = self._rows("SELECT action, reasons FROM stages WHERE name = ?", stage)
         return (str(rows[0][0]), readable(rows[0][1])) if rows else None
 
+    def last_action(self, stage: str) -> str | None:
+        """Return which action a stage last came from."""
+        rows = self._rows("SELECT action FROM stages WHERE name = ?", stage)
+        return rows[0][0] if rows else None
+
     def set_last(self, stage: str, action: str, reasons: list[Any]) -> Write:
         """Remember which action a stage came from, and why it ran."""
         values = (stage, action, json.dumps(reasons), time.time())
@@ -477,23 +481,19 @@ class Store:
             action,
         )
         traces = [
-            Trace(action, observation, json.loads(outputs), json.loads(record))
+            Trace(action, observation, parsed(outputs), parsed(record))
             for observation, outputs, record, seal in rows
             if database.seal(action, observation, outputs, record) == seal
         ]
-        return [
-            trace
-            for trace in traces
-            if isinstance(trace.outputs, dict)
-            and isinstance(trace.record, dict)
-            and all(is_name(name.removesuffix("/")) for name in trace.outputs)
-            and all(map(is_digest, trace.outputs.values()))
-        ]
+        return [trace for trace in traces if is_outputs(trace.outputs) and is_record(trace.record)]
 
     def calls_in(self, trace: Trace) -> list[str]:
         """Return the digests of the calls that a stage's run made or replayed. Raises Damaged."""
         digest = trace.record.get("calls")
-        return [] if digest is None else [str(call) for call in json.loads(self.read(digest))]
+        calls = [] if digest is None else parsed(self.read(digest))
+        if not (isinstance(calls, list) and all(map(is_digest, calls))):
+            raise Damaged(str(digest), "is no list of calls")
+        return calls
 
     def files(self, outputs: Iterable[tuple[str, str]]) -> Iterator[Path]:
         """Return the paths of the large blobs that outputs (name, digest) stand on."""
@@ -597,8 +597,11 @@ class Store:
             yield
 
     def _rows(self, sql: str, *values: str | bytes) -> list[Any]:
-        with self._explained():
+        try:
             return self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError):
+            with self._explained():  # not around each of these reads: it costs as much as one
+                raise
 
     def _write(self, statements: list[Statement]) -> Write:
         return self._writer.put(statements)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from charforge.engine import disk
 from charforge.engine.errors import EngineError
+from charforge.engine.names import is_name
 from charforge.engine.store import Store
 
 
@@ -23,6 +24,11 @@ def sync(store: Store, folder: Path, files: Mapping[str, str]) -> list[Path]:
             wanted |= {name + inner: entry["digest"] for inner, entry in store.manifest(digest).items()}
         else:
             wanted[name] = digest
+    for name in wanted:
+        if not is_name(name):
+            raise EngineError(
+                f"{name[:80]!r} is no name for a file of the view", "an output has another name"
+            )
     try:
         # Two builds of one character end at the same moment: the second waited for the first.
         with store.alone("view"):

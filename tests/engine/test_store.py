@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from charforge.engine import disk
+from charforge.engine import database, disk
 from charforge.engine.database import FORMAT
 from charforge.engine.digest import Action, of_bytes
 from charforge.engine.errors import Damaged, EngineError
@@ -347,6 +347,40 @@ def test_a_torn_journal_is_cut_where_it_is_torn(yard, quick_path):
     with Store(quick_path / "killed") as store:
         assert store.find(action("a").digest) is not None
         assert store.find(action("b").digest) is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "record"),
+    [
+        ("[" * 100_000, "{}"),
+        ("[]", "{}"),
+        ('{"out": "..//etc/passwd"}', "{}"),
+        ('{"out": 7}', "{}"),
+        ('{"../out": "%s"}' % ("a" * 64), "{}"),
+        ("{}", "[" * 100_000),
+        ("{}", "7"),
+        ("{}", '{"calls": ["a"]}'),
+        ("{}", '{"made": "../x"}'),
+    ],
+)
+def test_a_sealed_trace_that_says_what_no_build_writes_is_none(yard, outputs, record):
+    with yard.open() as store:
+        put(store, "a", {"out": b"small"})
+        seal = database.seal(action().digest, 1, outputs, record)
+        row = (action().digest, 1, outputs, record, seal)
+        store._write([("INSERT INTO traces VALUES (?, ?, ?, ?, ?)", row)]).result()
+        assert [trace.observation for trace in store.observations(action().digest)] == [0]
+
+
+@pytest.mark.parametrize("calls", [b"7", b"{}", b"[1]", b'["../x"]', b"[" * 60_000, b"\xff"])
+def test_a_list_of_calls_that_is_none_is_damaged(yard, calls):
+    with yard.open() as store:
+        packed = store.pack({"calls": calls})
+        put(store, "a", {"out": calls}, {"calls": packed.outputs["calls"]})
+        trace = store.find(action().digest)
+        with pytest.raises(Damaged) as caught:
+            store.calls_in(trace)
+        assert caught.value.message == f"stored blob {of_bytes(calls)[:12]} is no list of calls"
 
 
 # -- what the engine has no power over ---------------------------------------------------------------------------------
