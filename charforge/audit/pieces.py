@@ -14,6 +14,7 @@ from typing import Any
 
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.engine.errors import Damaged
+from charforge.engine.names import is_digest, is_name
 from charforge.engine.reader import Reader
 from charforge.engine.store import Trace
 from charforge.recorded import Observation, Observed, observe
@@ -153,7 +154,7 @@ def manifest(data: bytes) -> Manifest | None:
     try:
         value = json.loads(data)
         sound = isinstance(value, dict) and all(
-            inside(path)
+            is_name(path)
             and isinstance(each, dict)
             and set(each) == {"digest", "size"}
             and is_digest(each["digest"])
@@ -163,13 +164,3 @@ def manifest(data: bytes) -> Manifest | None:
         return value if sound and canonical(value) == data else None
     except (ValueError, RecursionError):
         return None
-
-
-def is_digest(value: object) -> bool:
-    """Say whether this is a blob's name."""
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def inside(path: str) -> bool:
-    """Say whether a folder's file may have this name: it leads nowhere else, on any system."""
-    return not set(path) & set("\\:\0") and all(part not in {"", ".", ".."} for part in path.split("/"))

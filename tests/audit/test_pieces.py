@@ -129,7 +129,7 @@ def test_bytes_that_are_others_are_never_given_but_remembered(stored, tmp_path):
         b"[" * 9999,
         *(
             canonical({name: {"digest": "0" * 64, "size": 1}})
-            for name in ("../x", "/x", "a/../../x", "a//b", "", "a\\b", "C:x", "a\0")
+            for name in ("../x", "/x", "a/../../x", "a//b", "", "a\\b", "a\0")
         ),
     ],
 )
