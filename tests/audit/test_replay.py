@@ -342,7 +342,8 @@ def test_a_child_dies_with_its_parent(built, patched, tmp_path):
         replay(lock.read(found.lock), found, Pieces(), weights=False)
     """
     source = str(Path(charforge.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ["PYTHONPATH"]])}
+    paths = os.pathsep.join([source, os.environ["PYTHONPATH"]])
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}  # nobody is left to clean up
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=environment)
     told = tmp_path / "child"
     while not (told.exists() and told.read_text()):
