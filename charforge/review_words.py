@@ -195,7 +195,9 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         why = [clipped(one, 90) for one in each["why"][:_REASONS]]
         more = len(each["why"]) - _REASONS
         said = (f": {', '.join(why)}" if why else "") + (f" and {more} more" if more > 0 else "")
-        yield clipped(f"{kind}: {change}{said}" + (f"; {counts}" if counts else ""), 240)
+        yield clipped(f"{kind}: {change}{said}", 240)
+        if counts:
+            yield f"    {clipped(counts, 200)}"
 
 
 def _none(value: Any) -> str:
@@ -282,6 +284,9 @@ def _records(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _record(record: Mapping[str, Any]) -> Iterator[str]:
     name = record["id"] if record["id"] is not None else f"line {record['line']}"
     about = "" if record["about"] is None else f": {clipped(record['about'], 90)}"
+    if record["kind"] != "changed":  # the line says all of it that is worth a reader's time
+        yield f"@ {clipped(name, 80)} ({record['kind']}){about}"
+        return
     yield f"@ {clipped(name, 80)}{about}"
     for each in record["differences"][:_FIELDS]:
         yield from difference(each, width=160)

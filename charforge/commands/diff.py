@@ -26,6 +26,8 @@ from charforge.workspace import packaged_prompts, target
 _FORM = "charforge diff [SPEC] A [B], each side a git revision or a lock file"
 _MAX_RECORDING = 256 * MIB
 _MAX_PROMPTS = 1000
+_MAX_STAGES = 100
+"""Of a lock. No character has twenty, and each takes time."""
 _SHOWN = 10
 
 
@@ -174,18 +176,24 @@ def _version(side: Side, character: str, *, newer: bool) -> Version:
     label = str(side.path) if isinstance(side, LockFile) else f"{side.label}:characters/{character}.lock"
     lock, problem = None, None
     try:
-        data = (
-            side.lock()
-            if isinstance(side, LockFile)
-            else side.read(f"characters/{character}.lock", locks.MAX_BYTES)
-        )
-        lock = None if data is None else locks.parse(data, label)
+        lock = _lock(side, character, label)
     except EngineError as error:
         # What a change brings has to be readable. What was there before may be of an older version, or broken.
         if newer or isinstance(side, LockFile):
             raise CharForgeError(visible(error.message), error.hint) from error
         problem = f"{visible(error.message)}; what it said is left out"
     return Version(side.label, character, lock, side.read, problem)
+
+
+def _lock(side: Side, character: str, label: str) -> locks.Lock | None:
+    if isinstance(side, LockFile):
+        data: bytes | None = side.lock()
+    else:
+        data = side.read(f"characters/{character}.lock", locks.MAX_BYTES)
+    found = None if data is None else locks.parse(data, label)
+    if found is not None and len(found.stages) > _MAX_STAGES:
+        raise EngineError(f"{label}: not a lock file (more than {_MAX_STAGES} stages)")
+    return found
 
 
 # -- where files are -------------------------------------------------------------------------------------------------
@@ -358,4 +366,6 @@ def _recorded(side: Side, now: Version) -> str | None:
     except CharForgeError as error:
         now.note(path, error)
         return None
-    return f"{path} holds {count:,} replies, the stages stand on {needed:,}; charforge audit says whether they are these"
+    return (
+        f"{path} holds {count:,} replies; the stages stand on {needed:,}, shared ones counted more than once"
+    )

@@ -290,6 +290,15 @@ def test_a_huge_lock_is_not_read(run, clone):
     assert "too large" in wrong(run, "HEAD")[0]
 
 
+def test_a_lock_of_more_stages_than_any_character_has_is_not_compared(run, clone):
+    data = json.loads((clone / LOCK).read_text(encoding="utf-8"))
+    data["stages"] = {f"s{number}": data["stages"]["scenes"] for number in range(101)}
+    (clone / LOCK).write_text(json.dumps(data), encoding="utf-8")
+    assert wrong(run, "HEAD") == [
+        "error: the files here:characters/eliza.lock: not a lock file (more than 100 stages)"
+    ]
+
+
 def test_what_leads_out_of_the_workspace_is_not_read(run, clone, tmp_path, edit):
     secret = tmp_path / "secret.md"
     secret.write_text("---\nname: S\nlicence: S\nsource: S\n---\n\nThe secret. {#secret}\n", encoding="utf-8")
