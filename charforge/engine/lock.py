@@ -306,7 +306,8 @@ def _entry_problem(entry: Any, environments: Mapping[str, Any]) -> str | None:
     )
     if not right:
         return "a value is not what a line has there"
-    return None if entry["environment"] in environments else "its environment is not among the environments"
+    named = isinstance(entry["environment"], str) and entry["environment"] in environments
+    return None if named else "its environment is not among the environments"
 
 
 def _counts(value: Any) -> bool:

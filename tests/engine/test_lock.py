@@ -151,6 +151,8 @@ def test_a_lost_reply_is_damage_and_no_smaller_root(store, traces):
          "it has other keys than character, charforge_lock, environments and stages"),
         (lambda text: text.replace('"version": 3', '"version": 3, "host": "evil"'),
          "stage 'scenes': its keys are not those of a line: host"),
+        (lambda text: text.replace(f'"environment": "{lock.environment_key(ENVIRONMENT)}", "inputs"', '"environment": [], "inputs"'),
+         "stage 'profile': its environment is not among the environments"),
         (lambda text: text.replace('"version": 3', '"version": -3'), "stage 'scenes': a value is not what a line has there"),
         (lambda text: text.replace('{"scenes.jsonl": 2}', '{"scenes.jsonl": "2"}'),
          "stage 'scenes': a value is not what a line has there"),
