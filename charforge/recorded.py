@@ -29,7 +29,7 @@ STAGE_FACTS = ("device", "dtype", "peak_memory_bytes", "processes", "seconds", "
 """What a recording says of a stage besides its outputs: what an auditor needs who wants to do it again."""
 MAX_TEXT = 8 * MIB
 """Of an output of a stage that is kept as it is; of a larger one the digest is."""
-_MAX_INTEGER = 2**53
+_MAX_INTEGER = 2**53 - 1  # the largest that canonical JSON (RFC 8785) carries exactly
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,8 @@ def _lines(path: Path, limit: int) -> Iterator[bytes]:
 def _pieces(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, in pieces of at most 1 MiB."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would block
+        mode = path.stat().st_mode  # before opening: a pipe would block
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise _Unreadable("not a regular file", None)
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))
@@ -358,6 +359,7 @@ def _header(line: bytes) -> dict[str, Any]:
     """Return the first line's facts. Raises _Unreadable: what comes after it means nothing without it."""
     try:
         header = parsed(line)
+        same = canonical(header) == line
     except ValueError as error:
         raise _Unreadable(f"not a recording: {error}", "charforge record export writes one") from error
     if not isinstance(header, dict) or "charforge_recording" not in header:
@@ -373,7 +375,7 @@ def _header(line: bytes) -> dict[str, Any]:
         and isinstance(header["character"], str)
         and is_whole(header["count"])
         and is_hex(header["root"])
-        and canonical(header) == line
+        and same
     )
     if not right:
         raise _Unreadable("the first line is not that of a recording", "get it again")

@@ -24,7 +24,7 @@ from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.errors import CharForgeError, FileProblems
 from charforge.llm.request import Request
 
-INPUTS = int(os.environ.get("CHARFORGE_FUZZ", "1500"))
+INPUTS = int(os.environ.get("CHARFORGE_FUZZ", "1000"))
 EACH = 20
 """Inputs that one example of hypothesis makes: it draws their seed, which is ten times as fast as to draw them."""
 SECONDS = 20  # for one input, of which the slowest seen took 0.3

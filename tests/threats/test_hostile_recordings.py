@@ -88,3 +88,21 @@ def test_no_output_of_a_stage_leads_out(name):
         "record": {},
     }
     assert recorded.observed_problem(line) == "the outputs are not named as outputs are"
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        (b'"count":1', b'"count":9007199254740992'),
+        (b'"stages":0', b'"stages":1e400'),
+        (b'"ada"', b'"\\ud800"'),
+        (b'"count":1', b'"count":' + b"9" * 5_000),
+    ],
+)
+def test_a_first_line_with_what_no_canonical_json_holds_is_told(tmp_path, part, instead):
+    """Found by the fuzzer: the first line was written again to compare it, and that failed."""
+    path = tmp_path / "ada.jsonl"
+    path.write_bytes(HEADER.replace(part, instead))
+    with pytest.raises(FileProblems) as raised, recording.verified(path):
+        pass
+    assert len(raised.value.problems) == 1

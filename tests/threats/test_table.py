@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "threats.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
-@cache
-def defined_in(file):
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-
-
-@pytest.mark.parametrize(("file", "test"), NAMED, ids="::".join)
-def test_a_test_that_the_page_names_is_there(file, test):
-    assert (ROOT / file).is_file()
-    assert test in defined_in(file)
+def test_every_test_that_the_page_names_is_there():
+    gone = []
+    for file, test in NAMED:
+        path = ROOT / file
+        if not path.is_file() or not re.search(
+            rf"(?m)^(async )?def {test}\(", path.read_text(encoding="utf-8")
+        ):
+            gone.append(f"{file}::{test}")
+    assert gone == []
 
 
 def test_every_row_names_a_test():
