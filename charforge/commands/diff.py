@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -326,7 +327,12 @@ def _with_blobs(
         first, *others = roots
         if not first.is_dir():
             return _with_blobs(others, work, readers)
-        return look(first, lambda reader: _with_blobs(others, work, (*readers, reader)))
+        try:
+            return look(first, lambda reader: _with_blobs(others, work, (*readers, reader)))
+        except EngineError as error:
+            # A review does not need it, and it may have come with what is reviewed.
+            print(f"note: {visible(error.message)}; nothing of it is shown", file=sys.stderr)
+            return _with_blobs(others, work, readers)
 
     def blob(digest: str) -> bytes | None:
         for reader in readers:

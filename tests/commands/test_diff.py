@@ -118,6 +118,15 @@ def test_without_the_bytes_it_says_what_it_cannot_show(run, clone):
     assert line.startswith("differ, but the bytes of both sides are not in a store here: scenes/")
 
 
+def test_a_damaged_store_is_done_without(run, here):
+    (here / ".charforge" / "store.db").write_bytes(b"no database")
+    status, out, err = run("diff", "HEAD~1", "HEAD")
+    assert status == 0
+    assert err.startswith("note: ")
+    assert len(err.splitlines()) == 1
+    assert section(out, "Scores") == ["differ, but statistics.json of both sides is not in a store here"]
+
+
 def test_a_revision_alone_is_held_against_the_files_here(run, clone, edit):
     assert run("diff", "HEAD")[1].startswith("No character differs between HEAD (")
     edit(clone / "characters" / "profiles" / "eliza.md", "green parrot", "grey parrot")
