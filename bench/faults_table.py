@@ -109,7 +109,7 @@ def _killed(peers: Figures) -> Iterable[Sequence[Any]]:
         if "not measured" in rows:
             yield _name(name, rows), f"not measured: {rows['not measured']}", *[""] * 6
             continue
-        if "kills" not in rows:
+        if not rows.get("kills", {}).get("kills"):
             continue
         kills, null = rows["kills"], rows["null"]
         failed = kills.get("reruns that failed", 0)
@@ -134,7 +134,7 @@ _PAIRED = ("engine", "pairs", "both end well", "one refuses or fails", "both fai
 
 def _paired(peers: Figures) -> Iterable[Sequence[Any]]:
     for name, rows in peers.items():
-        if "pairs" not in rows:
+        if not rows.get("pairs", {}).get("pairs"):
             continue
         pairs = rows["pairs"]
         yield (
@@ -166,16 +166,20 @@ def _corrupt(peers: Figures) -> Iterable[Sequence[Any]]:
             continue
         artifact, copy, database = rows["corruption"].values()
         wrong = "final output wrong, called done"
-        kept = copy["flips"] > 0
-        shown = "wrong bytes shown after a build that ended well"
         yield (
             _name(name, rows),
-            f"{artifact['noticed by the next build']} of {artifact['flips']}",
-            f"{artifact.get(wrong, 0)} of {artifact['flips']}",
-            f"{copy[shown]} of {copy['flips']}" if kept else "keeps none",
-            f"{copy.get(wrong, 0)} of {copy['flips']}" if kept else "",
+            _of(artifact, "noticed by the next build"),
+            _of(artifact, wrong),
+            _of(copy, "wrong bytes shown after a build that ended well"),
+            _of(copy, wrong),
             " / ".join(str(database.get(each, 0)) for each in ("final output right", "refused", wrong)),
         )
+
+
+def _of(counts: Figures, what: str) -> str:
+    if "flips" not in counts:
+        return "time ran out"
+    return f"{counts.get(what, 0)} of {counts['flips']}" if counts["flips"] else "keeps none"
 
 
 def _name(name: str, rows: Figures) -> str:
