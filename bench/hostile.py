@@ -435,7 +435,7 @@ def main() -> int:
         print(json.dumps(rows, indent=1))
     elif rows:
         print(
-            f"{len(rows)} cases: at most {max(r['seconds'] for r in rows.values()):.2f} s, "
+            f"{len(rows)} cases: at most {max(r['seconds'] for r in rows.values()):.2f} s ({max(r['cpu'] for r in rows.values()):.2f} s of CPU), "
             f"{max(r['megabytes'] for r in rows.values())} MB; {sum(bool(r['missed']) for r in rows.values())} missed"
         )
     return int(any(row["missed"] for row in rows.values()))
