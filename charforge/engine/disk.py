@@ -216,7 +216,8 @@ def explained(root: Path, doubt: Callable[[], None] | None = None) -> Iterator[N
         if "readonly" in text or "unable to open" in text:
             if not _has_room(root):
                 raise no_room(root) from error
-            may = os.access(root, os.W_OK) and os.access(root / "store.db", os.W_OK)
+            files = [root, *(each for each in (root / "store.db", root / "store.db-wal") if each.exists())]
+            may = all(os.access(each, os.W_OK) for each in files)
             raise (failing(root, text) if may else no_write(root)) from error
         if "locking protocol" in text:
             raise EngineError(
@@ -247,11 +248,13 @@ def explained(root: Path, doubt: Callable[[], None] | None = None) -> Iterator[N
 
 
 def _has_room(root: Path) -> bool:
-    """Say whether a write should have found room. A quota does not show here."""
+    """Say whether a write, and a new file, should have found room. A quota does not show here."""
     try:
-        return shutil.disk_usage(root).free > _CHUNK
+        disk = os.statvfs(root)
     except OSError:
         return True
+    # A file system that does not count its files says that it has none.
+    return disk.f_bavail * disk.f_frsize > _CHUNK and (disk.f_files == 0 or disk.f_favail > 0)
 
 
 def no_room(root: Path) -> EngineError:
