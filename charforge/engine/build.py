@@ -481,7 +481,9 @@ class Build:
         if isinstance(error, OSError):  # a stage's own files, in its scratch folder
             if error.errno in NO_ROOM:
                 error = no_room(self.store.root)
-            elif error.errno in FAILING and str(error.filename).startswith(str(self.store.root)):
+            elif error.errno in FAILING and str(error.filename or self.store.root).startswith(
+                str(self.store.root)
+            ):  # a write names no file
                 error = failing(self.store.root, error.strerror or str(error))
         outcome.status, outcome.error = FAILED, error
         if not self._keep_going:
