@@ -154,6 +154,8 @@ def parse(text: str, file: str, *, problems: list[Problem] | None = None) -> Doc
         raise builder.failure(error.line, error.message, error.hint) from None
     except RecursionError:  # the fallback parser, before our own limit is reached
         raise builder.failure(None, f"nested more than {MAX_DEPTH} levels deep") from None
+    except UnicodeEncodeError:  # no file's text, but a command line's may be: bytes there need not be UTF-8
+        raise builder.failure(None, "not UTF-8") from None
     except yaml.MarkedYAMLError as error:
         raise builder.syntax(error) from None
     except yaml.YAMLError as error:

@@ -355,3 +355,12 @@ def test_text_that_is_not_utf_8_says_which_byte_of_which_line(content, error):
 
 def test_line_ends_and_the_byte_order_mark_do_not_reach_the_text():
     assert decode(b"\xef\xbb\xbfa\r\nb\rc\n", "x.md") == "a\nb\nc\n"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bytes_of_a_command_line_that_are_not_utf_8_are_told(monkeypatch, fast):
+    loader = safe_yaml._loader
+    monkeypatch.setattr(safe_yaml, "_loader", lambda: loader(fast=fast))
+    with pytest.raises(FileProblems) as raised:
+        safe_yaml.parse("a\udcff", "--set name=…")
+    assert raised.value.render().startswith("error: --set name=…: not ")
