@@ -6,8 +6,10 @@ textconv and no pager. What could still make git start another program is switch
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from charforge.errors import CharForgeError
@@ -76,6 +78,11 @@ class Repository:
             return self._run("cat-file", "blob", blob.decode())
         return None
 
+    def blobs(self, commit: str) -> dict[str, str]:
+        """Return git's own digest of every file below the folder, by path."""
+        rows = (row.partition(b"\t") for row in self._run("ls-tree", "-r", "-z", commit).split(b"\0"))
+        return {os.fsdecode(path): about.rpartition(b" ")[2].decode() for about, _, path in rows if path}
+
     def changed(self, one: str, other: str) -> list[str]:
         """Return the paths that differ between two commits; those outside the folder begin with `../`."""
         words = ("-r", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-relative")
@@ -133,3 +140,28 @@ class Repository:
             raise CharForgeError(f"git {words[0]} did not end within {_SECONDS} s") from None
         except (OSError, ValueError) as error:
             raise CharForgeError(f"git cannot be run: {error}") from None
+
+
+def commit_of(folder: Path, files: Mapping[str, bytes]) -> str | None:
+    """Return the commit checked out in the repository of `folder` where it holds these files, by path below it, as they are.
+
+    A commit that is merely checked out says nothing of files that were edited since, so the files' own bytes are held against
+    it. None: there is no git, no repository and no commit, or a file is not the commit's.
+    """
+    if not files:
+        return None
+    try:
+        repository = Repository(folder)
+        commit = repository.commit("HEAD")
+        known = repository.blobs(commit)
+    except CharForgeError:
+        return None
+    algorithm = "sha1" if len(commit) == 40 else "sha256"
+    same = all(known.get(path) == _blob(data, algorithm) for path, data in files.items())
+    return commit if same else None
+
+
+def _blob(data: bytes, algorithm: str) -> str:
+    hasher = hashlib.new(algorithm, b"blob %d\0" % len(data), usedforsecurity=False)
+    hasher.update(data)
+    return hasher.hexdigest()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from charforge import __version__, attestation, attested, recording, revision, weights
+from charforge import __version__, attestation, attested, recording, revisions, weights
 from charforge.attestation import Code, Given, Manifest, Material
 from charforge.audit.pieces import Pieces
 from charforge.commands.loading import Loaded, NothingNew, load
@@ -265,7 +265,7 @@ def _code() -> Code:
         path.replace("charforge/prompts/", "prompts/") if outside else path: data
         for path, data in files.items()
     }
-    return Code(__version__, attestation.dir_hash(sums), revision.commit_of(PACKAGE.parent, here))
+    return Code(__version__, attestation.dir_hash(sums), revisions.commit_of(PACKAGE.parent, here))
 
 
 def _source() -> Iterator[tuple[str, bytes]]:
@@ -283,7 +283,7 @@ def _commit(found: Target, files: Iterable[Given]) -> str | None:
     own = {label: path for label, path in paths.items() if path.is_file()}
     if sum(path.stat().st_size for path in own.values()) > _MANY:
         return None
-    return revision.commit_of(found.workspace, {label: path.read_bytes() for label, path in own.items()})
+    return revisions.commit_of(found.workspace, {label: path.read_bytes() for label, path in own.items()})
 
 
 def _recording(found: Target) -> tuple[str, str] | None:
