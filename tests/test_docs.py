@@ -95,6 +95,7 @@ PAGES = (
     "docs/recordings.md",
     "docs/lock.md",
     "docs/threats.md",
+    "docs/store.md",
     "docs/diff.md",
     "docs/audit.md",
     "docs/attestations.md",

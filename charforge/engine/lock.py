@@ -91,6 +91,8 @@ def line(store: Store, trace: Trace) -> tuple[Line, Mapping[str, Any]]:
     for call in store.calls_in(trace):
         reply, asked = store.find(call), store.action_body(call)
         if reply is None or asked is None:
+            # Else no lock could ever be written: the next build runs the stage again, and asks for what is lost.
+            store.unlist(trace)
             raise Damaged(call, "is a call whose reply is missing")
         pairs.append((call, reply.outputs["reply"]))
         # What every call says of whom it asks; None where the weights are not ours to know.
