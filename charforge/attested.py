@@ -17,6 +17,7 @@ from typing import Any
 
 from charforge import weights
 from charforge.attestation import PROVENANCE_TYPE, TEST_RESULT_TYPE, Material, subjects
+from charforge.engine import strict
 from charforge.engine.digest import canonical, of_bytes
 from charforge.engine.lock import Lock
 from charforge.errors import CharForgeError
@@ -24,6 +25,7 @@ from charforge.files import visible
 
 MAX_BYTES = 64 << 20
 _MAX_JSON = 32 << 20
+_MAX_DEPTH = 64
 
 IS, DIFFERS, UNKNOWN = "is", "differs from", "is nothing named"
 PAYLOAD = "application/vnd.in-toto+json"
@@ -101,26 +103,12 @@ def parse(data: bytes, label: str) -> Attested:
 
 def _json(data: bytes, label: str) -> Any:
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(
-            value, ensure_ascii=False, allow_nan=False
-        ).encode()  # 1e999, and texts that are no Unicode
-    except RecursionError:
-        raise _wrong(label, "nested too deeply") from None
+        value = strict.parsed(data, depth=_MAX_DEPTH)
+        # 1e999, and texts that are no Unicode
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise _wrong(label, visible(str(error))[:120]) from None
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key comes twice")
-    return found
-
-
-def _no_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _shaped(value: Any, label: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from charforge.engine import strict
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.files import visible
 from charforge.llm.request import FINISH_REASONS
@@ -135,43 +136,10 @@ def observe_stage(store: Store, trace: Trace) -> Observed | None:
 
 def parsed(line: bytes) -> Any:
     """Return a line's JSON. Raises ValueError, with what is wrong, also for a key that comes twice and for deep nesting."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key comes twice")
-        return found
-
-    def number(text: str) -> int:
-        if len(text) > 17:
-            raise ValueError("a number too large for JSON")
-        return int(text)
-
-    def constant(text: str) -> None:
-        raise ValueError(f"{text} is no JSON")
-
-    try:
-        text = line.decode()
-        if crowded(text):
-            raise ValueError(f"more than {MAX_INNER:,} values")
-        value = json.loads(text, object_pairs_hook=unique, parse_int=number, parse_constant=constant)
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} in column {error.colno:,}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    level, depth = [value], 0
-    while level := [
-        inner
-        for each in level
-        if isinstance(each, dict | list)
-        for inner in (each.values() if isinstance(each, dict) else each)
-    ]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
-    return value
+    # Counted before any value is made: a line of brackets would take a gigabyte.
+    if crowded(line.decode("utf-8", "replace")):
+        raise ValueError(f"more than {MAX_INNER:,} values")
+    return strict.parsed(line, depth=MAX_DEPTH)
 
 
 # --- What a call, a reply and its facts may be -----------------------------------------------------------------------

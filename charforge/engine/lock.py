@@ -15,17 +15,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from charforge.engine import strict
 from charforge.engine.digest import Action, canonical, of_bytes
 from charforge.engine.errors import Damaged, EngineError
 from charforge.engine.explain import Reason, reasons
 from charforge.engine.graph import Graph
+from charforge.engine.names import is_digest
 from charforge.engine.stale import action_of
 from charforge.engine.store import Store, Trace
 
 VERSION = 2
 """1 held an action's digest only, and no action. It is still read for what it names; a build writes it anew."""
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = 2 << 20
+"""Beethoven's has 23 kB."""
 MAX_DEPTH = 32
 
 _OBSERVATIONS = b"charforge/observations/1\n"
@@ -203,7 +206,7 @@ def actions(path: Path) -> list[str]:
     data = _data(_read(path), str(path))
     stages = data["stages"]
     found = [entry.get("action") for entry in stages.values() if isinstance(entry, dict)]
-    if len(found) != len(stages) or not all(map(_is_digest, found)):
+    if len(found) != len(stages) or not all(map(is_digest, found)):
         raise _no_lock(str(path), "a stage names no action")
     return [str(digest) for digest in found]
 
@@ -247,44 +250,17 @@ def _data(data: bytes, label: str) -> dict[str, Any]:
     if b"\n<<<<<<< " in data or data.startswith(b"<<<<<<< "):
         raise EngineError(f"{label}: holds the marks of a merge conflict", _REBUILD.format(_id(label)))
     try:
-        raw = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        raw = strict.parsed(data, depth=MAX_DEPTH)
         canonical(raw)  # numbers and texts that no digest could hold
-    except RecursionError:
-        raise _no_lock(label, "nested too deeply") from None
     except ValueError as error:
         raise _no_lock(label, str(error)[:120]) from None
     if not isinstance(raw, dict) or type(raw.get("charforge_lock")) is not int:
         raise _no_lock(label, "it names no version")
     if raw["charforge_lock"] > VERSION:
         raise EngineError(f"{label}: written by a newer CharForge", "upgrade CharForge")
-    if _deeper(raw, MAX_DEPTH):
-        raise _no_lock(label, "nested too deeply")
     if not isinstance(raw.get("character"), str) or not isinstance(raw.get("stages"), dict):
         raise _no_lock(label, "it names no character or no stages")
     return raw
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key comes twice")
-    return found
-
-
-def _no_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-    return bool(level)
 
 
 def _entry_problem(entry: Any, environments: Mapping[str, Any]) -> str | None:
@@ -295,10 +271,10 @@ def _entry_problem(entry: Any, environments: Mapping[str, Any]) -> str | None:
     if not needed <= set(entry) <= known:
         return f"its keys are not those of a line: {', '.join(sorted(needed - set(entry) or set(entry) - known))[:80]}"
     for name in ("inputs", "outputs"):
-        if not isinstance(entry[name], dict) or not all(map(_is_digest, entry[name].values())):
+        if not isinstance(entry[name], dict) or not all(map(is_digest, entry[name].values())):
             return f"{name} name no digests"
     right = (
-        _is_digest(entry["action"])
+        is_digest(entry["action"])
         and _is_count(entry["version"])
         and isinstance(entry["params"], dict)
         and _counts(entry.get("counts", {}))
@@ -317,7 +293,7 @@ def _counts(value: Any) -> bool:
 
 
 def _models(value: Any) -> bool:
-    return isinstance(value, dict) and all(each is None or _is_digest(each) for each in value.values())
+    return isinstance(value, dict) and all(each is None or is_digest(each) for each in value.values())
 
 
 def _observations(value: Any) -> bool:
@@ -327,7 +303,7 @@ def _observations(value: Any) -> bool:
         isinstance(value, dict)
         and set(value) == {"count", "root"}
         and _is_count(value["count"])
-        and _is_digest(value["root"])
+        and is_digest(value["root"])
     )
 
 
@@ -341,10 +317,6 @@ def _used(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _no_lock(label: str, why: str) -> EngineError:
