@@ -51,7 +51,7 @@ def build(root: Path, size: int) -> lock.Lock:
                     for _ in range(int(share * MODEL_BYTES / len(block))):
                         file.write(block)
             action = Action(f"model{number}", 1, {}, {})
-            store.record(action, store.pack({"weights/": folder}), {"calls": None}).result()
+            store.record(action, store.pack({"weights/": folder}), {}).result()
             shutil.rmtree(folder)
             traces[action.kind] = store.observations(action.digest)[0]
         calls = [
@@ -66,7 +66,9 @@ def build(root: Path, size: int) -> lock.Lock:
         packed = store.pack({"scenes.jsonl": b'{"id":1}\n' * 100_000})
         packed.inline |= noted.inline
         scenes = Action("scenes", 1, {}, {})
-        store.record(scenes, packed, {"calls": noted.outputs["calls"]}).result()
+        used = {"calls": CALLS, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "unpriced": CALLS}
+        record = {"calls": noted.outputs["calls"], "usage": {"openai/m": used}}
+        store.record(scenes, packed, record).result()
         traces["scenes"] = store.observations(scenes.digest)[0]
         return lock.collect(store, "ada", traces)
 
