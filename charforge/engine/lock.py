@@ -405,10 +405,18 @@ def _outputs(refs: Iterable[Any]) -> Iterator[Any]:
 
 def facts_changed(was: Line, now: Line) -> dict[str, tuple[Any, Any]]:
     """Return, as `{"outputs.scenes.jsonl": (was, now)}`, where two lines say something else was made. None: not there."""
-    changed: dict[str, tuple[Any, Any]] = {}
-    for name, before in was.facts().items():
-        after = now.facts()[name]
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key) or (key in before) != (key in after):
-                changed[f"{name}.{key}"] = before.get(key), after.get(key)
-    return changed
+    before, after = (dict(_flat(each)) for each in (was, now))
+    return {
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) or (name in before) != (name in after)
+    }
+
+
+def _flat(each: Line) -> Iterator[tuple[str, Any]]:
+    for fact, values in each.facts().items():
+        for key, value in values.items():
+            if isinstance(value, Mapping):  # what a model was used for
+                yield from ((f"{fact}.{key}.{inner}", value[inner]) for inner in value)
+            else:
+                yield f"{fact}.{key}", value

@@ -149,7 +149,7 @@ def test_each_lie_of_a_lock_is_found_at_its_own_stage(built):
     assert found["dialogues"] == {
         "count dialogues.jsonl": "count dialogues.jsonl: 99 in the lock, 12 in the replay"
     }
-    assert list(found["protective"]) == ["usage openai/scripted"]
+    assert list(found["protective"]) == ["usage openai/scripted.cost"]
     assert found["interviews"]["observations"].startswith(
         "observations: the root of its recorded replies, 222222222222… in the lock"
     )
