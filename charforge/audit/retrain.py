@@ -125,7 +125,7 @@ def needs(job: Job, folder: Path) -> Iterator[str]:
     if not other:
         yield "retrain: this machine is of the same kind, so the same bits are expected"
     else:
-        yield f"retrain: other than then: {'; '.join(other)}. Other bits are likely, and what counts is the held-out loss"
+        yield f"retrain: other than then: {'; '.join(other)}. Other bits are possible, and what counts is the held-out loss"
     if free < room:
         raise _Impossible(
             f"it needs {size(room)} of disk in {folder.parent} (TMPDIR), and {size(free)} are free"

@@ -140,7 +140,7 @@ def test_another_machine_is_said_to_be_another(again, eliza):
     told = again()[2]
     assert "processor Abacus 3000 →" in told[2]
     assert "torch 0.1 →" in told[2]
-    assert told[2].endswith("Other bits are likely, and what counts is the held-out loss")
+    assert told[2].endswith("Other bits are possible, and what counts is the held-out loss")
 
 
 def test_damaged_base_weights_are_not_trained_on(again, eliza):
